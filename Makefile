@@ -1,0 +1,146 @@
+# What there is to make: `make help`. Every target does what it needs first, and no more than that.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+PYTHON ?= python3
+GO ?= go
+export PYTHON GO
+# Debian keeps the disk tools where users other than root do not look.
+export PATH := $(PATH):/usr/sbin:/sbin
+# Mounts and loop devices are root's.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)")
+
+PLUGIN := packer-plugin-osc-chroot
+VENV := .venv
+IN_VENV := $(VENV)/bin/python
+BUNDLE := shim/internal/bundle/bundle.tar.zst
+PACKER = $(or $(shell command -v packer),build/tools/packer)
+DEBIAN_IMAGE := build/images/debian-12.raw
+
+PYTHON_SOURCES := $(shell find packer_plugin_osc_chroot -name '*.py')
+GO_SOURCES := shim/go.mod shim/go.sum shim/internal/components/components.json \
+	$(shell find shim -name '*.go' -not -name '*_test.go')
+GO_BUILD := CGO_ENABLED=0 $(GO) -C shim build -trimpath -ldflags='-s -w'
+
+##@ For users
+
+.PHONY: help
+help: ## Show this text
+	@awk 'BEGIN { FS = ":.*## " } \
+	    /^##@/ { printf "\n%s\n", substr($$0, 5) } \
+	    /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@printf '\nPYTHON=%s and GO=%s can be set on the command line.\n' '$(PYTHON)' '$(GO)'
+
+.PHONY: demo
+demo: | check-demo ## Build an OMI from a real Debian with the real packer, on this machine alone
+	@$(MAKE) build packer $(DEBIAN_IMAGE)
+	@$(AS_ROOT) scripts/demo dist/$(PLUGIN) $(PACKER) $(DEBIAN_IMAGE)
+
+.PHONY: build
+build: dist/$(PLUGIN) ## dist/packer-plugin-osc-chroot: the plugin, its Python inside
+
+##@ For developers
+
+.PHONY: build-dev
+build-dev: dist/dev/$(PLUGIN) ## dist/dev/packer-plugin-osc-chroot: runs the source tree's Python
+
+.PHONY: packer
+packer: $(if $(shell command -v packer),,build/tools/packer) ## Packer itself: the one on PATH, else built here; prints where
+	@echo "$(PACKER)"
+
+.PHONY: generate
+generate: $(VENV)/.installed ## Make all generated files again, and format the sources
+	proto/generate.sh
+	$(IN_VENV) -m packer_plugin_osc_chroot.generate .
+	$(VENV)/bin/ruff check --quiet --fix .
+	$(VENV)/bin/ruff format --quiet .
+	gofmt -w shim
+
+.PHONY: lint
+lint: $(VENV)/.installed ## Formatting, linters, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy packer_plugin_osc_chroot tests scripts
+	@unformatted=$$(gofmt -l shim); test -z "$$unformatted" || \
+	    { echo "gofmt would change (make generate does it): $$unformatted"; exit 1; }
+	$(GO) -C shim vet ./...
+	@if command -v shellcheck >/dev/null; then echo shellcheck; \
+	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image \
+	        scripts/check-generated .ci/run; \
+	else echo 'shellcheck is not installed: the shell scripts were not linted'; fi
+
+.PHONY: check-generated
+check-generated: $(VENV)/.installed ## Fail where a generated file is not what its source makes
+	scripts/check-generated
+
+.PHONY: test
+test: | check-test ## Everything: lint, generated files, Go and Python tests; no test may be skipped
+	@$(MAKE) lint check-generated test-go
+	@$(MAKE) test-python
+
+.PHONY: test-go
+test-go: | check-build ## The shim's tests, with the race detector
+	$(GO) -C shim test -race ./...
+
+.PHONY: test-python
+test-python: $(VENV)/.installed build packer | check-test ## All Python tests: unit, root and end-to-end
+ifeq ($(AS_ROOT),)
+	$(IN_VENV) -m pytest --no-skips
+else
+	$(IN_VENV) -m pytest --no-skips -m 'not root and not e2e'
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider -m 'root or e2e'
+endif
+
+.PHONY: test-unit
+test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a build
+	$(IN_VENV) -m pytest -m 'not root and not e2e'
+
+.PHONY: lock
+lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
+	$(LOCK) --output-file=requirements/run.txt pyproject.toml
+	$(LOCK) --extra=dev --constraint=requirements/run.txt --output-file=requirements/dev.txt pyproject.toml
+
+# Lock files name versions and hashes; where they come from is each machine's own configuration.
+LOCK = CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/pip-compile --quiet --strip-extras \
+	--generate-hashes --allow-unsafe --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.PHONY: clean
+clean: ## Remove everything that was made here, the virtualenv included
+	rm -rf build dist $(VENV) $(BUNDLE) $(BUNDLE:.tar.zst=.sha256) *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find packer_plugin_osc_chroot tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What must be on the machine, said before long work and all at once.
+.PHONY: check-build check-test check-demo
+check-build check-test check-demo:
+	@scripts/check-machine $(@:check-%=%)
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml | check-build
+	@echo 'Installing the Python dependencies in $(VENV)'
+	$(PYTHON) -m venv $(VENV)
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(BUNDLE) &: $(PYTHON_SOURCES) scripts/build_bundle.py scripts/service_entry.py requirements/dev.txt | $(VENV)/.installed
+	@echo 'Freezing the Python side (about a minute)'
+	$(IN_VENV) scripts/build_bundle.py build/bundle $(@D)
+
+dist/$(PLUGIN): $(GO_SOURCES) $(BUNDLE) | check-build
+	$(GO_BUILD) -tags=bundle -o ../$@ .
+	@ls -l $@ | awk '{ printf "%s: %.1f MiB\n", $$NF, $$5 / 1048576 }'
+
+dist/dev/$(PLUGIN): $(GO_SOURCES) | check-build
+	$(GO_BUILD) -o ../$@ .
+
+# A tool of the tests and the demo; nothing of it is shipped.
+build/tools/packer: tests/packer/go.mod tests/packer/go.sum | check-build
+	@echo 'There is no packer on PATH: building one (some minutes the first time)'
+	$(GO) -C tests/packer build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer
+
+$(DEBIAN_IMAGE): scripts/debian-image | check-demo
+	$(AS_ROOT) scripts/debian-image $@

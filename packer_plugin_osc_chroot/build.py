@@ -1,0 +1,243 @@
+"""The build, on one page: what is made, in which order, and what stands until when."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from typing import Protocol
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.chroot import Chroot
+from packer_plugin_osc_chroot.cloud import Cloud
+from packer_plugin_osc_chroot.commands import Host
+from packer_plugin_osc_chroot.config import Config
+from packer_plugin_osc_chroot.copy_files import copied_files
+from packer_plugin_osc_chroot.credentials import find_credentials
+from packer_plugin_osc_chroot.disk import Disk, find_partition
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.image import register_image, wait_for_image
+from packer_plugin_osc_chroot.link import linked_volume
+from packer_plugin_osc_chroot.look import Facts, check_host, look
+from packer_plugin_osc_chroot.metadata import read_identity
+from packer_plugin_osc_chroot.mounts import extra_mounts, mounted_root
+from packer_plugin_osc_chroot.phases import Phases, Timing
+from packer_plugin_osc_chroot.plan import (
+    Late,
+    late_data,
+    plan_build,
+    plan_extra_mounts,
+    plan_hook_data,
+    plan_mount_path,
+    plan_wrapper,
+)
+from packer_plugin_osc_chroot.redaction import Redactor
+from packer_plugin_osc_chroot.snapshot import start_snapshot, wait_for_snapshot
+from packer_plugin_osc_chroot.tags import create_tags
+from packer_plugin_osc_chroot.template.engine import Scope
+from packer_plugin_osc_chroot.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.ui import Ui
+from packer_plugin_osc_chroot.volume import created_volume
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Communicator:
+    """The inside of the chroot, as provisioners reach it."""
+
+    chroot: Chroot
+    files: RootFs
+
+
+class Provisioners(Protocol):
+    """Packer's provisioners: Go objects at the other end of the stream."""
+
+    def run(self, communicator: Communicator, data: Mapping[str, str]) -> None:
+        """Run them all. Raises BuildError, Cancelled."""
+
+    def clean_up(self, communicator: Communicator, data: Mapping[str, str]) -> None:
+        """Run the error-cleanup-provisioner, if there is one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What a build is given; opened once."""
+
+    config: Config
+    scope: Scope
+    ui: Ui
+    token: CancelToken
+    provisioners: Provisioners
+    environ: Mapping[str, str]
+    redact: Redactor
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a build leaves: the image and its snapshots, and what templates know of it."""
+
+    region: str
+    image_id: str
+    snapshot_ids: tuple[str, ...]
+    source_image_id: str
+    data: Mapping[str, str]
+    cloud: Cloud
+
+
+def build(context: Context) -> Result:
+    """Raises BuildError or Cancelled; then everything is undone, but what its notes name."""
+    config, ui, token = context.config, context.ui, context.token
+    packer = config.packer
+    with Phases(ui=ui, token=token, debug=packer.debug, on_error=packer.on_error) as phases:
+        host = Host(plan_wrapper(config, context.scope))
+        cloud, facts = phases.do("look", lambda: _look(context, host))
+        late = Late(context.scope, late_data(facts))
+        plan = plan_build(config, facts, late)
+
+        volume_id = phases.enter(
+            "create volume", lambda: created_volume(cloud, plan.volume, token=token, ui=ui)
+        )
+        disk = phases.enter(
+            "link volume",
+            lambda: linked_volume(
+                cloud,
+                volume_id,
+                vm_id=facts.identity.vm_id,
+                device_path=config.device_path,
+                size=plan.volume.size,
+                token=token,
+                ui=ui,
+            ),
+        )
+        linked = phases.level()
+        data = _provision(context, phases, host, late, facts, disk)
+        phases.leave("unmount", since=linked)
+
+        snapshot_id = phases.do(
+            "start snapshot",
+            lambda: start_snapshot(
+                cloud,
+                volume_id,
+                description=plan.snapshot_description,
+                phases=phases,
+                token=token,
+                ui=ui,
+            ),
+        )
+        phases.leave_beside("unlink and delete volume", since=0)
+        if plan.snapshot_tags:
+            create_tags(cloud, [snapshot_id], plan.snapshot_tags, token=token)
+        phases.do("snapshot", lambda: wait_for_snapshot(cloud, snapshot_id, token=token, ui=ui))
+        image_id = phases.do(
+            "register OMI",
+            lambda: register_image(
+                cloud,
+                plan.image,
+                snapshot_id,
+                account_id=facts.account_id,
+                phases=phases,
+                token=token,
+                ui=ui,
+            ),
+        )
+        if plan.tags:
+            create_tags(cloud, [image_id], plan.tags, token=token)
+        phases.do("OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
+        phases.join()
+        token.check()
+        phases.keep()
+    _show_times(ui, phases.timings)
+    return Result(
+        region=cloud.region,
+        image_id=image_id,
+        snapshot_ids=(snapshot_id,),
+        source_image_id=facts.source.image_id,
+        data=data,
+        cloud=cloud,
+    )
+
+
+def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
+    config, ui = context.config, context.ui
+    ui.say("Looking at this VM, the account and the source OMI...")
+    check_host(config, is_wrapped=host.wrap is not None)
+    identity = read_identity(context.environ)
+    credentials = find_credentials(config, context.environ)
+    context.redact.add((credentials.secret_key, credentials.access_key))
+    region = credentials.region or identity.region
+    ui.message(f"VM: {identity.vm_id} in {identity.subregion}")
+    cloud = Cloud(credentials, region=region)
+    return cloud, look(cloud, config, identity, token=context.token, ui=ui)
+
+
+def _provision(
+    context: Context, phases: Phases, host: Host, late: Late, facts: Facts, disk: Disk
+) -> Mapping[str, str]:
+    """From the linked disk to provisioners that have run; what it enters is left by the caller."""
+    config, ui, token = context.config, context.ui, context.token
+    if config.pre_mount_commands:
+        commands = [
+            late.text("pre_mount_commands", command, Device=str(disk.path))
+            for command in config.pre_mount_commands
+        ]
+        phases.do("pre_mount_commands", lambda: _run(host, commands, token=token, ui=ui))
+
+    partition = find_partition(disk, int(config.mount_partition), host=host, token=token)
+    mount_path = plan_mount_path(config, late, disk)
+    root = phases.enter(
+        "mount",
+        lambda: mounted_root(
+            host,
+            str(partition),
+            mount_path,
+            options=config.mount_options,
+            token=token,
+            ui=ui,
+        ),
+    )
+    if config.post_mount_commands:
+        after = [
+            late.text("post_mount_commands", command, Device=str(disk.path), MountPath=mount_path)
+            for command in config.post_mount_commands
+        ]
+        phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
+
+    files = phases.enter("files", lambda: open_rootfs(host, root, on_warning=ui.message))
+    phases.enter(
+        "chroot_mounts",
+        lambda: extra_mounts(host, root, files, plan_extra_mounts(config), token=token, ui=ui),
+    )
+    if config.files:
+        phases.enter("copy_files", lambda: copied_files(files, config.files, token=token, ui=ui))
+    data = plan_hook_data(facts, disk=disk, mount_path=mount_path, environ=context.environ)
+    communicator = Communicator(Chroot(host, root), files)
+    phases.do("provision", lambda: _run_provisioners(context, communicator, data))
+    return data
+
+
+def _run_provisioners(
+    context: Context, communicator: Communicator, data: Mapping[str, str]
+) -> None:
+    context.ui.say("Running the provisioners in the chroot...")
+    try:
+        context.provisioners.run(communicator, data)
+    except Cancelled:
+        # Packer ends a cleanup hook at once after a cancel: there is no use in asking.
+        raise
+    except BuildError:
+        if context.config.packer.on_error != "abort":
+            context.provisioners.clean_up(communicator, data)
+        raise
+
+
+def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None:
+    for command in commands:
+        ui.say(f"Running on this VM: {command}")
+        host.shell(command, token=token, on_line=ui.message)
+
+
+def _show_times(ui: Ui, timings: list[Timing]) -> None:
+    ui.say("Where the time went:")
+    width = max(len(timing.name) for timing in timings)
+    for timing in timings:
+        beside = "  (beside the others)" if timing.beside else ""
+        ui.message(f"{timing.name:<{width}} {timing.seconds:7.1f} s{beside}")

@@ -1,0 +1,42 @@
+"""The command line of the Python side. Users come here through the plugin binary."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from packer_plugin_osc_chroot.version import VERSION
+
+PROGRAM = "packer-plugin-osc-chroot"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Dispatch a subcommand; what it needs is imported only then. Returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    # These two read their own arguments.
+    match argv[:1]:
+        case ["localcloud"]:
+            from packer_plugin_osc_chroot.localcloud import command
+
+            return command.main(argv[1:])
+        case ["agent"]:
+            from packer_plugin_osc_chroot import agent
+
+            return agent.main(argv[1:])
+    parser = argparse.ArgumentParser(prog=PROGRAM, description="The osc-chroot builder's service.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="serve Packer's plugin (started by the plugin)")
+    serve.add_argument("--socket", type=Path, required=True, help="where to listen")
+    commands.add_parser("localcloud", help="rehearse a template on a simulated Region")
+    arguments = parser.parse_args(argv)
+    # gRPC logs what is no concern of users, such as a peer that went away.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    from packer_plugin_osc_chroot.server import serve as run
+
+    return run(arguments.socket)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

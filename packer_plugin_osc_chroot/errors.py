@@ -1,0 +1,85 @@
+"""The exceptions of the builder: each is one short line for the user, with a hint and ids beside it.
+
+Code raises them once, where the failure is understood; only `service.py` turns them into a status
+for Packer. What they do not say (the traceback) belongs in the log.
+"""
+
+from collections.abc import Sequence
+
+
+class BuildError(Exception):
+    """A failure the user can act on.
+
+    `message` is one line: what was expected, what was found. `hint` says what to do, `details` are
+    lines (a command's output, a list of candidates) shown before the message.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.details = tuple(details)
+
+    def __str__(self) -> str:
+        if not self.hint:
+            return self.message
+        return f"{self.message.rstrip('.')}. {self.hint}"
+
+
+class ConfigError(BuildError):
+    """Options that cannot be used: known before anything is made. `problems` are one line each."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = tuple(problems)
+
+
+class CommandError(BuildError):
+    """A command on the host failed. `status` is its exit status, 128+n for a signal n."""
+
+    def __init__(
+        self, message: str, *, status: int, hint: str = "", details: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message, hint=hint, details=details)
+        self.status = status
+
+
+class CloudError(BuildError):
+    """The OUTSCALE API refused a call, or could not be reached.
+
+    `action` is the API's action, `status` the HTTP status (0: no answer), `codes` the API's own error
+    codes ("9029", …), `request_id` what OUTSCALE's support asks for.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        action: str,
+        status: int = 0,
+        codes: Sequence[str] = (),
+        types: Sequence[str] = (),
+        request_id: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.action = action
+        self.status = status
+        self.codes = tuple(codes)
+        self.types = tuple(types)
+        self.request_id = request_id
+
+
+class Cancelled(BuildError):
+    """The build was cancelled, by the user or because Packer is gone."""
+
+    def __init__(self, message: str = "build was cancelled") -> None:
+        super().__init__(message)
+
+
+class UndoError(BuildError):
+    """Something made by the build could not be undone; `left` names each thing that still exists."""
+
+    def __init__(self, message: str, *, left: Sequence[str] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.left = tuple(left)

@@ -1,0 +1,63 @@
+"""Processes in the way of unmounting: found, named to the user, asked to end, then killed."""
+
+import os
+import signal
+import time
+from collections.abc import Collection
+from typing import Any
+
+from packer_plugin_osc_chroot.agent_client import AgentFiles
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.commands import Host
+from packer_plugin_osc_chroot.holders_scan import Holder
+from packer_plugin_osc_chroot.rootfs import Files, LocalFiles
+from packer_plugin_osc_chroot.ui import Ui
+
+TERM_GRACE = 3.0
+KILL_GRACE = 2.0
+SHOWN = 20
+
+
+def ask(host: Host, operation: str, arguments: dict[str, Any], *, token: CancelToken) -> Any:
+    """One operation that needs privileges but no root directory."""
+    files: Files = LocalFiles("/") if host.wrap is None else AgentFiles(host, "/")
+    try:
+        return files.call(operation, arguments, check=token.check)
+    finally:
+        files.close()
+
+
+def find(
+    host: Host, mount_point: str, *, token: CancelToken, spare: Collection[int] = ()
+) -> list[Holder]:
+    """Never this process or those above it (Packer, the user's shell)."""
+    arguments = {"mount_point": mount_point, "spare": [os.getpid(), *spare]}
+    found = ask(host, "find_holders", arguments, token=token)
+    return [Holder(*each) for each in found]
+
+
+def end_holders(
+    host: Host, mount_point: str, *, ui: Ui, token: CancelToken, term_grace: float = TERM_GRACE
+) -> list[Holder]:
+    """End what holds the mount. Returns those that are still there."""
+    held = find(host, mount_point, token=token)
+    if not held:
+        return []
+    ui.message(f"{mount_point} is still in use; ending these processes:")
+    for holder in held[:SHOWN]:
+        ui.message(f"  {holder}")
+    if len(held) > SHOWN:
+        ui.message(f"  and {len(held) - SHOWN} more")
+    for number, grace in ((signal.SIGTERM, term_grace), (signal.SIGKILL, KILL_GRACE)):
+        host.kill([holder.pid for holder in held], number)
+        deadline = time.monotonic() + grace
+        pause = 0.02
+        while held and time.monotonic() < deadline:
+            token.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+            held = find(host, mount_point, token=token)
+        if not held:
+            return []
+        if number is signal.SIGTERM:
+            ui.message(f"{len(held)} of them did not end within {grace:g} s and are killed")
+    return held

@@ -1,0 +1,231 @@
+"""The command line: `packer-plugin-osc-chroot localcloud …`."""
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
+from packer_plugin_osc_chroot.localcloud.latency import PRESETS
+
+PROGRAM = "packer-plugin-osc-chroot localcloud"
+
+_DESCRIPTION = "A simulated OUTSCALE Region on this machine: no account, no cost."
+_RUN_DESCRIPTION = """\
+Start a Region, run COMMAND against it, say what exists in it afterwards, and remove it.
+
+COMMAND sees the Region through OSC_ACCESS_KEY, OSC_SECRET_KEY, OSC_REGION, OSC_ENDPOINT_API and
+OSC_CHROOT_METADATA_URL; other OSC_… and OUTSCALE_… variables are taken out of its environment, so
+that it cannot reach a real Region by mistake. This machine plays the VM: linked volumes appear here
+as /dev/xvdX, which needs root and loop devices.
+"""
+_RUN_EPILOG = f"""\
+Without --source-omi there is one tiny OMI, {TINY_IMAGE_ID}, that holds no programs (if mkfs.ext4 is
+installed).
+
+Ctrl-C goes to COMMAND as usual; the Region stays up until COMMAND has ended. SIGTERM and SIGHUP are
+passed on to COMMAND; a second one kills it.
+
+Exit status: that of COMMAND (128 + N when signal N ended it); 1 when COMMAND succeeded but a
+defect was recorded (something that harms data on a real Region: unlinking a mounted volume, say), or it
+made no OMI to export; 2 for a wrong command line; 127 when COMMAND could not be started.
+
+example:
+  {PROGRAM} run --source-omi ami-12345678=debian.raw --export new.raw \\
+      -- packer build template.pkr.hcl
+"""
+
+
+class UsageError(Exception):
+    """A command line that cannot be followed. One line."""
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line `argv` (less the program's name); the exit status."""
+    options_argv, command = _split(argv)
+    options = _parser().parse_args(options_argv)
+    try:
+        return _run(options, command)
+    except UsageError as error:
+        print(f"{PROGRAM} run: {error}", file=sys.stderr)
+        return 2
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Options before the first `--`, COMMAND after it."""
+    if "--" not in argv:
+        return list(argv), []
+    at = list(argv).index("--")
+    return list(argv[:at]), list(argv[at + 1 :])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION)
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    run = actions.add_parser(
+        "run",
+        help="run a command against a Region of its own",
+        usage="%(prog)s [options] -- COMMAND...",
+        description=_RUN_DESCRIPTION,
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument(
+        "--source-omi",
+        metavar="ID=FILE",
+        action="append",
+        type=_source_omi,
+        help="make the raw disk image FILE the OMI with this id (repeatable; FILE is only read, and"
+        " must not change meanwhile)",
+    )
+    run.add_argument(
+        "--latency",
+        choices=sorted(PRESETS),
+        default="zero",
+        help="how long things take (typical: volume 3 s, link and unlink 2 s, snapshot 20 s, OMI"
+        " 1 s, 50 ms on every call)",
+    )
+    run.add_argument(
+        "--record",
+        metavar="FILE",
+        type=Path,
+        help="write every call to FILE as a line of JSON",
+    )
+    run.add_argument(
+        "--export",
+        metavar="FILE",
+        type=Path,
+        help="write the root volume of the newest OMI that COMMAND made to FILE, as a raw image",
+    )
+    return parser
+
+
+def _source_omi(text: str) -> tuple[str, Path]:
+    image_id, _, name = text.partition("=")
+    file = Path(name)
+    if not re.fullmatch(r"ami-[0-9A-Za-z]+", image_id) or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ami-12345678=FILE")
+    try:
+        with open(file, "rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name}: {error.strerror}") from None
+    if magic == b"QFI\xfb":
+        raise argparse.ArgumentTypeError(
+            f"{name} is a qcow2 image, a raw one is needed: qemu-img convert -O raw makes one"
+        )
+    if not magic:
+        raise argparse.ArgumentTypeError(f"{name} is empty")
+    return image_id, file
+
+
+def _check_machine() -> None:
+    if os.geteuid() != 0:
+        raise UsageError(
+            "linked volumes appear as loop devices, which needs root: run it with sudo"
+        )
+    if not os.path.exists("/dev/loop-control"):
+        raise UsageError("this machine has no loop devices: /dev/loop-control is missing")
+
+
+def _run(options: argparse.Namespace, command: list[str]) -> int:
+    if not command:
+        raise UsageError("no COMMAND: put it after --")
+    _check_machine()
+    sources = dict(options.source_omi) if options.source_omi else None
+    cloud = LocalCloud(latency=options.latency, source_omis=sources, record=options.record)
+    child = _Child()
+    started = time.monotonic()
+    with child.signals(), cloud:
+        status = child.run(command, cloud.child_environment(os.environ))
+        _say(f"after {time.monotonic() - started:.1f} s and {len(cloud.record)} calls:")
+        _report_resources(cloud)
+        exported = options.export is None or _export(cloud, options.export)
+    for defect in cloud.defects:
+        _say(f"  defect: {defect}")
+    if status == 0 and (cloud.defects or not exported):
+        return 1
+    return status
+
+
+def _report_resources(cloud: LocalCloud) -> None:
+    for image in cloud.images():
+        _say(f"  OMI {image.image_id} ({image.state}): {image.name}")
+    for snapshot in cloud.snapshots():
+        _say(f"  snapshot {snapshot.snapshot_id} ({snapshot.state}), {snapshot.size} GiB")
+    leftovers = cloud.leftovers()
+    for leftover in leftovers:
+        _say(f"  left over: {leftover}")
+    if not leftovers:
+        _say("  nothing was left over")
+
+
+def _export(cloud: LocalCloud, file: Path) -> bool:
+    images = [image for image in cloud.images() if image.state == "available"]
+    if not images:
+        _say("  nothing to export: no OMI was made")
+        return False
+    newest = max(images, key=lambda image: image.created)
+    cloud.export(newest.image_id, file)
+    _say(f"  exported the root volume of {newest.image_id} to {file}")
+    return True
+
+
+def _say(text: str) -> None:
+    # Not stdout: that is COMMAND's.
+    print(f"localcloud: {text}", file=sys.stderr, flush=True)
+
+
+class _Child:
+    """COMMAND, and what signals do before, while and after it runs."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ended = False
+        self._asked_to_end = False
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        before = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._ended:
+            return  # Tidying up is quick, and must not be left halfway.
+        if self._process is None:
+            raise SystemExit(128 + number)
+        if number == signal.SIGINT:
+            return  # From the terminal: COMMAND has got it too.
+        self._process.send_signal(signal.SIGKILL if self._asked_to_end else number)
+        self._asked_to_end = True
+
+    def run(self, command: list[str], environment: dict[str, str]) -> int:
+        """Run COMMAND to its end: its exit status as a shell would have it."""
+        try:
+            self._process = subprocess.Popen(command, env=environment)
+            status = self._process.wait()
+        except OSError as error:
+            _say(f"{command[0]}: {error.strerror}")
+            status = 127
+        finally:
+            self._ended = True
+        return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

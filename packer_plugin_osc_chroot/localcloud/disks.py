@@ -1,0 +1,187 @@
+"""The Region's disks: a sparse file for each volume and snapshot, loop devices for linked volumes.
+
+A linked volume is `/dev/xvdX` with partitions `/dev/xvdX1`…, nodes with the numbers of its loop
+device. Everything here blocks and runs in the Region's thread pool, except where it says otherwise.
+"""
+
+import os
+import stat
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packer_plugin_osc_chroot.localcloud import files, loops, users
+from packer_plugin_osc_chroot.localcloud.loops import LoopDevice
+from packer_plugin_osc_chroot.localcloud.remains import Remains, nodes_of
+
+# A probe of udev's or blkid's is over by then; what still uses a disk after it is no accident.
+_SETTLE_SECONDS = 0.2
+
+
+class SourceChanged(Exception):
+    """The file of a source OMI is no longer what it was at the start."""
+
+
+@dataclass(frozen=True)
+class ForeignFile:
+    """A user's image file that serves as a snapshot's data in place. Never written to."""
+
+    path: Path
+    size: int
+    modified: int
+
+    @classmethod
+    def of(cls, path: Path) -> "ForeignFile":
+        status = path.stat()
+        return cls(path=path, size=status.st_size, modified=status.st_mtime_ns)
+
+    def check(self) -> None:
+        """Raises SourceChanged."""
+        if ForeignFile.of(self.path) != self:
+            raise SourceChanged(f"{self.path} changed while the localcloud was using it")
+
+
+@dataclass
+class Attachment:
+    """A linked volume's disk."""
+
+    loop: LoopDevice
+    file: Path
+    name: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    gone: bool = False
+
+    @property
+    def node(self) -> Path:
+        return Path("/dev") / self.name
+
+
+class Disks:
+    """Owns the files below the localcloud's directory and the attachments."""
+
+    def __init__(self, remains: Remains) -> None:
+        self._remains = remains
+        self._directory = remains.directory
+        self._foreign: dict[str, ForeignFile] = {}
+        for folder in ("volumes", "snapshots"):
+            (self._directory / folder).mkdir()
+
+    def volume_file(self, volume_id: str) -> Path:
+        return self._directory / "volumes" / f"{volume_id}.raw"
+
+    def snapshot_file(self, snapshot_id: str) -> Path:
+        """The snapshot's data; for a source OMI that could not be cloned, the user's own file."""
+        foreign = self._foreign.get(snapshot_id)
+        return foreign.path if foreign else self._directory / "snapshots" / f"{snapshot_id}.raw"
+
+    def adopt_snapshot(self, snapshot_id: str, image: Path) -> None:
+        """Make the raw image file `image` a snapshot's data: a clone, else the file in place.
+
+        In place, because copying a large image would delay every start; it is only ever read.
+        """
+        target = self._directory / "snapshots" / f"{snapshot_id}.raw"
+        with open(image, "rb") as reader, open(target, "xb") as writer:
+            cloned = files.try_clone(reader.fileno(), writer.fileno())
+        if not cloned:
+            target.unlink()
+            self._foreign[snapshot_id] = ForeignFile.of(image.resolve())
+
+    def create_volume(self, volume_id: str, *, size: int, snapshot_id: str) -> None:
+        """Make a volume of `size` bytes, from a snapshot unless `snapshot_id` is empty."""
+        target = self.volume_file(volume_id)
+        if not snapshot_id:
+            files.create_sparse(target, size=size)
+            return
+        files.copy_sparse(self.snapshot_file(snapshot_id), target, size=size)
+        foreign = self._foreign.get(snapshot_id)
+        if foreign is not None:
+            foreign.check()
+
+    def create_snapshot(self, snapshot_id: str, source: Path) -> None:
+        files.copy_sparse(source, self._directory / "snapshots" / f"{snapshot_id}.raw")
+
+    def delete_volume(self, volume_id: str) -> None:
+        self.volume_file(volume_id).unlink(missing_ok=True)
+
+    def delete_snapshot(self, snapshot_id: str) -> None:
+        if self._foreign.pop(snapshot_id, None) is None:
+            self.snapshot_file(snapshot_id).unlink(missing_ok=True)
+
+    def reserve(self, name: str) -> None:
+        """Take the device name `xvdX` on this machine. Quick. Raises NameTaken."""
+        self._remains.reserve(name)
+
+    def release(self, name: str) -> None:
+        """Give a name back. Quick."""
+        self._remains.release(name)
+
+    def attach(self, volume_id: str, *, name: str) -> Attachment:
+        """Attach the volume and make its node (its partitions': `update_partitions`)."""
+        file = self.volume_file(volume_id)
+        loop = loops.attach(file)
+        attachment = Attachment(loop=loop, file=file, name=name)
+        try:
+            number = os.makedev(loops.LOOP_MAJOR, loop.number)
+            os.mknod(attachment.node, 0o660 | stat.S_IFBLK, number)
+        except OSError:
+            loops.detach(loop, file=os.fspath(file))
+            raise
+        return attachment
+
+    def update_partitions(self, attachment: Attachment) -> None:
+        """Read the partition table and make the nodes match it."""
+        with attachment.lock:
+            if attachment.gone:
+                return
+            loops.read_partition_table(attachment.loop)
+            self._update_nodes(attachment)
+
+    def _update_nodes(self, attachment: Attachment) -> None:
+        wanted = {
+            Path(f"{attachment.node}{number}"): device
+            for number, device in attachment.loop.partitions().items()
+        }
+        for node in nodes_of(attachment.name):
+            if node != attachment.node and node not in wanted:
+                node.unlink(missing_ok=True)
+        for node, device in wanted.items():
+            try:
+                if node.lstat().st_rdev == device:
+                    continue
+                node.unlink()
+            except FileNotFoundError:
+                pass
+            os.mknod(node, 0o660 | stat.S_IFBLK, device)
+
+    def flush(self, attachment: Attachment) -> int:
+        """Bring all that was written into the file; the sectors written so far."""
+        loops.flush(nodes_of(attachment.name))
+        return attachment.loop.sectors_written
+
+    def mounts_of(self, attachment: Attachment) -> list[str]:
+        return users.mounts_of(attachment.loop)
+
+    def users_of(self, attachment: Attachment) -> list[str]:
+        """What keeps the disk in use, in words; a probe that ends by itself does not count."""
+        found = self._users_now(attachment)
+        if found:
+            time.sleep(_SETTLE_SECONDS)
+            found = self._users_now(attachment)
+        return found
+
+    def _users_now(self, attachment: Attachment) -> list[str]:
+        mounted = [f"mounted on {path}" for path in users.mounts_of(attachment.loop)]
+        return mounted + [f"open in {user}" for user in users.openers_of(attachment.loop)]
+
+    def detach(self, attachment: Attachment) -> bool:
+        """Take the disk away; False when the kernel keeps it for a user that still has it."""
+        with attachment.lock:
+            attachment.gone = True
+            nodes = nodes_of(attachment.name)
+            loops.flush(nodes)
+            for node in nodes:
+                node.unlink(missing_ok=True)
+            detached = loops.detach(attachment.loop, file=os.fspath(attachment.file))
+        self.release(attachment.name)
+        return detached

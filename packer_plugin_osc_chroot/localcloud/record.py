@@ -1,0 +1,68 @@
+"""The record of every call: kept in memory, and written as JSON lines where asked for.
+
+Each line: time, action, account, parameters, status, answer, duration in seconds. Keys and
+signatures are in no parameter and no answer, so nothing has to be removed.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TextIO
+
+from packer_plugin_osc_chroot.localcloud.openapi import Json
+
+
+@dataclass(frozen=True)
+class RecordedCall:
+    """One call. `account` is empty where no key was accepted; `duration` is in seconds."""
+
+    time: str
+    action: str
+    account: str
+    parameters: Json
+    status: int
+    answer: Json
+    duration: float
+
+
+@dataclass(frozen=True)
+class Defect:
+    """Something a caller did wrong that a real Region would have let pass, or a fault of ours."""
+
+    time: str
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Record:
+    """Appended to by the Region's thread alone; others read copies."""
+
+    def __init__(self, *, clock: Callable[[], str], stream: TextIO | None = None) -> None:
+        self._clock = clock
+        self._stream = stream
+        self._calls: list[RecordedCall] = []
+        self._defects: list[Defect] = []
+
+    @property
+    def calls(self) -> list[RecordedCall]:
+        return list(self._calls)
+
+    @property
+    def defects(self) -> list[Defect]:
+        return list(self._defects)
+
+    def add_call(self, call: RecordedCall) -> None:
+        self._calls.append(call)
+        self._write(asdict(call))
+
+    def add_defect(self, text: str) -> None:
+        defect = Defect(time=self._clock(), text=text)
+        self._defects.append(defect)
+        self._write({"time": defect.time, "defect": text})
+
+    def _write(self, line: Json) -> None:
+        if self._stream is not None:
+            self._stream.write(json.dumps(line) + "\n")
+            self._stream.flush()

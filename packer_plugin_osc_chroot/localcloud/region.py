@@ -1,0 +1,287 @@
+"""The Region: all that exists in it, and how its resources go from state to state.
+
+Every change of state happens on one asyncio thread, so there are no locks; work on disks goes to a
+thread pool. The actions of the API (`actions_*.py`) are functions over this class.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ParamSpec, TypeVar
+
+from packer_plugin_osc_chroot.localcloud import assumptions
+from packer_plugin_osc_chroot.localcloud.disks import Attachment, Disks
+from packer_plugin_osc_chroot.localcloud.errors import ApiError
+from packer_plugin_osc_chroot.localcloud.files import GIB
+from packer_plugin_osc_chroot.localcloud.latency import Latency
+from packer_plugin_osc_chroot.localcloud.openapi import Json
+from packer_plugin_osc_chroot.localcloud.record import Record
+from packer_plugin_osc_chroot.localcloud.state import (
+    Account,
+    Image,
+    Link,
+    Snapshot,
+    Vm,
+    Volume,
+    new_id,
+)
+from packer_plugin_osc_chroot.localcloud.watch import NodeWatch
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_DISK_THREADS = 8
+# How often a snapshot's progress moves on.
+_PROGRESS_SECONDS = 0.1
+
+
+class Region:
+    """Made, used and closed on the thread of its event loop."""
+
+    name = assumptions.REGION_NAME
+    subregions = assumptions.SUBREGION_NAMES
+
+    def __init__(self, *, account: Account, disks: Disks, latency: Latency, record: Record) -> None:
+        self.accounts = {account.access_key: account}
+        self.disks = disks
+        self.latency = latency
+        self.record = record
+        self.volumes: dict[str, Volume] = {}
+        self.snapshots: dict[str, Snapshot] = {}
+        self.images: dict[str, Image] = {}
+        self.source_ids: set[str] = set()
+        self.client_tokens: dict[tuple[str, str, str], tuple[Json, str]] = {}
+        self.vm = self._start_vm(account)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._copies: dict[str, list[asyncio.Future[None]]] = {}
+        self._attachments: dict[str, Attachment] = {}
+        self._pool = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="localcloud-disk")
+        self._watch = NodeWatch(
+            asyncio.get_running_loop(), changed=lambda node: self._read(node.name)
+        )
+
+    def _start_vm(self, account: Account) -> Vm:
+        vm = Vm(
+            vm_id=new_id("i"),
+            account_id=account.account_id,
+            subregion=self.subregions[0],
+            image_id=new_id("ami"),
+        )
+        # The root volume is this machine's own disk: it has no file, and cannot be unlinked.
+        root = Volume(
+            volume_id=new_id("vol"),
+            account_id=account.account_id,
+            subregion=vm.subregion,
+            size=10,
+            volume_type="gp2",
+            iops=assumptions.DEFAULT_IOPS,
+            state="in-use",
+            link=Link(
+                vm_id=vm.vm_id,
+                device_name=assumptions.ROOT_DEVICE_NAME,
+                slot="",
+                state="attached",
+            ),
+        )
+        self.volumes[root.volume_id] = root
+        self.root_volume_id = root.volume_id
+        return vm
+
+    def linked_volumes(self) -> list[Volume]:
+        """The VM's volumes, its root volume first."""
+        return [volume for volume in self.volumes.values() if volume.link is not None]
+
+    async def on_disk(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        """Run `work` in the thread pool."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._pool, lambda: work(*args, **kwargs))
+
+    def start(self, transition: Coroutine[Any, Any, None]) -> None:
+        """Run a transition in the background; a failure of ours is recorded as a defect."""
+        task = asyncio.create_task(transition)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.record.add_defect(f"localcloud: a transition failed: {task.exception()!r}")
+
+    # Volumes
+
+    async def make_volume(self, volume: Volume) -> None:
+        wait = asyncio.sleep(self.latency.volume)
+        work = self.on_disk(
+            self.disks.create_volume,
+            volume.volume_id,
+            size=volume.size * GIB,
+            snapshot_id=volume.snapshot_id,
+        )
+        _, failure = await asyncio.gather(wait, work, return_exceptions=True)
+        volume.state = "available" if failure is None else "error"
+        if failure is not None:
+            self.record.add_defect(f"localcloud: making {volume.volume_id} failed: {failure}")
+
+    async def remove_volume(self, volume: Volume) -> None:
+        await asyncio.sleep(self.latency.delete)
+        await asyncio.gather(*self._copies.pop(volume.volume_id, []), return_exceptions=True)
+        await self.on_disk(self.disks.delete_volume, volume.volume_id)
+        del self.volumes[volume.volume_id]
+
+    async def attach(self, volume: Volume, link: Link) -> None:
+        await asyncio.sleep(self.latency.link)
+        try:
+            attachment = await self.on_disk(self.disks.attach, volume.volume_id, name=link.slot)
+        except OSError as error:
+            self.disks.release(link.slot)
+            volume.link, volume.state = None, "available"
+            self.record.add_defect(
+                f"localcloud: attaching {volume.volume_id} as {link.slot} failed: {error}"
+            )
+            return
+        self._attachments[link.slot] = attachment
+        self._watch.add(attachment.node)
+        await self.on_disk(self.disks.update_partitions, attachment)
+        link.attachment, link.state = attachment, "attached"
+
+    async def detach(self, volume: Volume, link: Link) -> None:
+        wait = asyncio.sleep(self.latency.unlink)
+        attachment = link.attachment
+        assert attachment is not None
+        await self._check_unused(volume, attachment)
+        await wait
+        await self._check_written(volume.volume_id)
+        del self._attachments[link.slot]
+        if not await self.on_disk(self.disks.detach, attachment):
+            self.record.add_defect(
+                f"{volume.volume_id} ({attachment.node}) was taken away from a user that still"
+                " has it: the kernel keeps the disk until that user is gone"
+            )
+        volume.link, volume.state = None, "available"
+
+    async def _check_unused(self, volume: Volume, attachment: Attachment) -> None:
+        users = await self.on_disk(self.disks.users_of, attachment)
+        if users:
+            self.record.add_defect(
+                f"UnlinkVolume of {volume.volume_id} while {attachment.node} is in use:"
+                f" {', '.join(users)}"
+            )
+
+    def _read(self, slot: str) -> None:
+        """The disk at `slot` was written: its partitions may be other ones now."""
+        attachment = self._attachments.get(slot)
+        if attachment is not None:
+            self.start(self.on_disk(self.disks.update_partitions, attachment))
+
+    # Snapshots
+
+    async def take_data(self, snapshot: Snapshot, volume: Volume) -> None:
+        """Note what the volume holds now; the copy goes on in the background."""
+        flushed = asyncio.ensure_future(self._flush_for(snapshot, volume))
+        copy = asyncio.ensure_future(self._copy_after(flushed, snapshot, volume))
+        self._copies.setdefault(volume.volume_id, []).append(copy)
+        await flushed
+        self.start(self.make_snapshot(snapshot, copy))
+
+    async def _flush_for(self, snapshot: Snapshot, volume: Volume) -> None:
+        attachment = volume.link.attachment if volume.link is not None else None
+        if attachment is None:
+            return
+        mounts = await self.on_disk(self.disks.mounts_of, attachment)
+        if mounts:
+            self.record.add_defect(
+                f"CreateSnapshot of {volume.volume_id} while {attachment.node} is mounted on"
+                f" {', '.join(mounts)}"
+            )
+        snapshot.writes = attachment, await self.on_disk(self.disks.flush, attachment)
+
+    async def _copy_after(
+        self, flushed: asyncio.Future[None], snapshot: Snapshot, volume: Volume
+    ) -> None:
+        await flushed
+        source = self.disks.volume_file(volume.volume_id)
+        await self.on_disk(self.disks.create_snapshot, snapshot.snapshot_id, source)
+
+    async def make_snapshot(self, snapshot: Snapshot, copy: asyncio.Future[None]) -> None:
+        started = time.monotonic()
+        duration = self.latency.snapshot
+        while (elapsed := time.monotonic() - started) < duration:
+            share = elapsed / duration
+            snapshot.progress = int(share * 100)
+            if share >= assumptions.SNAPSHOT_QUEUE_SHARE:
+                snapshot.state = "pending"
+            await asyncio.sleep(min(_PROGRESS_SECONDS, duration - elapsed))
+        snapshot.state = "pending"
+        await copy
+        await self._check_written(snapshot.volume_id)
+        if snapshot.state == "pending":
+            snapshot.state, snapshot.progress = "completed", 100
+
+    async def _check_written(self, volume_id: str) -> None:
+        """Record writes to a volume since CreateSnapshot took its data."""
+        for snapshot in list(self.snapshots.values()):
+            if snapshot.volume_id != volume_id or snapshot.writes is None:
+                continue
+            attachment, before = snapshot.writes
+            if snapshot.state == "completed" or attachment.gone:
+                continue
+            written = await self.on_disk(self.disks.flush, attachment) - before
+            if written and snapshot.writes is not None:
+                snapshot.writes = None
+                self.record.add_defect(
+                    f"{volume_id} ({attachment.node}) was written ({written} sectors) between"
+                    f" CreateSnapshot and the end of {snapshot.snapshot_id}"
+                )
+
+    async def remove_snapshot(self, snapshot: Snapshot) -> None:
+        await asyncio.sleep(self.latency.delete)
+        for copies in list(self._copies.values()):
+            await asyncio.gather(*copies, return_exceptions=True)
+        await self.on_disk(self.disks.delete_snapshot, snapshot.snapshot_id)
+        self.snapshots.pop(snapshot.snapshot_id, None)
+
+    # OMIs
+
+    async def make_image(self, image: Image) -> None:
+        await asyncio.sleep(self.latency.image)
+        image.state = "available"
+
+    # What a caller may see and use
+
+    def volume(self, volume_id: str, account: Account) -> Volume:
+        found = self.volumes.get(volume_id)
+        if found is None or found.account_id != account.account_id:
+            raise ApiError("no-such-volume", f"The volume {volume_id} does not exist.")
+        return found
+
+    def snapshot(self, snapshot_id: str, account: Account, *, own: bool = False) -> Snapshot:
+        """A snapshot that the account may use, or with `own` change."""
+        found = self.snapshots.get(snapshot_id)
+        if found is None or not self.may_use(found, account):
+            raise ApiError("no-such-snapshot", f"The snapshot {snapshot_id} does not exist.")
+        if own and found.account_id != account.account_id:
+            raise ApiError("access-denied", f"{snapshot_id} belongs to another account.")
+        return found
+
+    def image(self, image_id: str, account: Account, *, own: bool = False) -> Image:
+        found = self.images.get(image_id)
+        if found is None or not self.may_use(found, account):
+            raise ApiError("no-such-image", f"The OMI {image_id} does not exist.")
+        if own and found.account_id != account.account_id:
+            raise ApiError("access-denied", f"{image_id} belongs to another account.")
+        return found
+
+    @staticmethod
+    def may_use(resource: Snapshot | Image, account: Account) -> bool:
+        if resource.account_id == account.account_id:
+            return True
+        return resource.permissions.allows(account.account_id)
+
+    async def close(self) -> None:
+        """End all transitions and disk work. The disks themselves are removed by their owner."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._watch.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)

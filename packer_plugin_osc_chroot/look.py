@@ -1,0 +1,144 @@
+"""What a build finds out before it makes anything: this host, this VM, the account, the source OMI.
+
+Everything that can be known to fail is said here, while there is nothing to undo.
+"""
+
+import dataclasses
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud import Cloud
+from packer_plugin_osc_chroot.config import Config
+from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.image import SourceImage, images_named, parse_source, read_image
+from packer_plugin_osc_chroot.metadata import Identity
+from packer_plugin_osc_chroot.snapshot import read_snapshot
+from packer_plugin_osc_chroot.ui import Ui
+
+log = logging.getLogger(__name__)
+
+# Where Debian and Red Hat keep what a build runs, beside the caller's PATH.
+_PROGRAMS: Mapping[str, str] = {
+    "mount": "mount",
+    "umount": "mount",
+    "chroot": "coreutils",
+    "partx": "util-linux",
+}
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What was found. `account_id` is empty where these credentials may not ask for it."""
+
+    identity: Identity
+    region: str
+    account_id: str
+    source: SourceImage
+
+
+def check_host(config: Config, *, is_wrapped: bool) -> None:
+    """Raises BuildError when this machine cannot build."""
+    if not is_wrapped and os.geteuid() != 0:
+        raise BuildError(
+            "osc-chroot needs root to mount and chroot, and runs as a normal user",
+            hint='Run packer as root, or set command_wrapper = "sudo {{.Command}}"',
+        )
+    path = f"{os.environ.get('PATH', '')}:{_SBIN}"
+    for program, package in _PROGRAMS.items():
+        if shutil.which(program, path=path) is None:
+            raise BuildError(
+                f"the program {program} is not on this machine", hint=f"Install {package}"
+            )
+    for name in config.files:
+        if not Path(name).exists():
+            raise BuildError(
+                f"copy_files: {name} does not exist on this machine",
+                hint="Remove it from copy_files; an empty list copies nothing",
+            )
+
+
+def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken, ui: Ui) -> Facts:
+    """Ask the API. The first call goes alone: wrong keys must not be tried several times over."""
+    vm_id = identity.vm_id
+    answer = cloud.read("ReadVms", token=token, Filters={"VmIds": [vm_id]})
+    if not answer.get("Vms"):
+        raise BuildError(
+            f"VM {vm_id} (this one) is not shown in Region {cloud.region} to these credentials",
+            hint="Check region, and that access_key belongs to the account that owns this VM",
+        )
+    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool:
+        account = pool.submit(_account_id, cloud, token)
+        image = pool.submit(read_image, cloud, config.source_omi, token=token)
+        named = pool.submit(lambda: images_named(cloud, config.omi_name, "", token=token))
+        permitted = [
+            pool.submit(_check_permission, cloud, action, body, token)
+            for action, body in _trials(config, identity).items()
+        ]
+        found = image.result()
+        if found is None:
+            raise BuildError(
+                f"source_omi {config.source_omi} does not exist in Region {cloud.region}, or these"
+                " credentials may not use it",
+                hint="Check the id; ids differ between Regions",
+            )
+        source = parse_source(found)
+        snapshot = pool.submit(read_snapshot, cloud, source.snapshot_id, token=token)
+        account_id = account.result()
+        _check_name_free(config.omi_name, named.result(), account_id)
+        for check in permitted:
+            check.result()
+        shown = snapshot.result()
+    if shown is None:
+        log.info("snapshot %s of the source is not shown", source.snapshot_id)
+    elif shown.get("VolumeSize"):
+        source = dataclasses.replace(source, size=int(shown["VolumeSize"]))
+    ui.message(f'Source OMI: {source.image_id} "{source.name}", {source.size} GiB')
+    return Facts(identity, cloud.region, account_id, source)
+
+
+def _account_id(cloud: Cloud, token: CancelToken) -> str:
+    try:
+        accounts = cloud.read("ReadAccounts", token=token).get("Accounts") or []
+    except CloudError as error:
+        # A user of the account may lack this one permission; a build does not depend on it.
+        log.info("the account's id is not known: %s", error)
+        return ""
+    return str(accounts[0].get("AccountId", "")) if accounts else ""
+
+
+def _check_name_free(name: str, images: list[Mapping[str, Any]], account_id: str) -> None:
+    for image in images:
+        if account_id and image.get("AccountId") != account_id:
+            continue
+        raise BuildError(
+            f'omi_name: the account has an OMI named "{name}" already ({image.get("ImageId")})',
+            hint="Choose another name, for example with {{timestamp}} in it, or delete that OMI",
+        )
+
+
+def _trials(config: Config, identity: Identity) -> Mapping[str, dict[str, Any]]:
+    """Calls to be tried with DryRun. Only a clear refusal of permission says something."""
+    return {
+        "CreateVolume": {
+            "SubregionName": identity.subregion,
+            "Size": config.root_volume_size or 10,
+        },
+        "CreateSnapshot": {"VolumeId": "vol-00000000"},
+        "CreateImage": {"ImageName": config.omi_name},
+    }
+
+
+def _check_permission(cloud: Cloud, action: str, body: dict[str, Any], token: CancelToken) -> None:
+    try:
+        cloud.read(action, token=token, DryRun=True, **body)
+    except CloudError as error:
+        if error.status == 403 or any("Unauthorized" in kind for kind in error.types):
+            raise
+        log.info("DryRun of %s: %s", action, error)

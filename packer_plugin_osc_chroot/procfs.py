@@ -1,0 +1,111 @@
+"""What /proc says about processes: who belongs to a command, read without any state of our own.
+
+A process may end between two reads, so everything here treats a vanished one as not there.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    pid: int
+    parent: int
+    session: int
+    state: str
+
+    @property
+    def alive(self) -> bool:
+        return self.state not in "ZX"
+
+
+def pids() -> Iterator[int]:
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            yield int(name)
+
+
+def read_process(pid: int) -> Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    # The name stands in parentheses and may hold any character, so the fields count from the last.
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Process(
+        pid=pid, parent=int(fields[1]), session=int(fields[3]), state=fields[0].decode("ascii")
+    )
+
+
+def processes() -> dict[int, Process]:
+    return {pid: process for pid in pids() if (process := read_process(pid)) is not None}
+
+
+def command_line(pid: int) -> str:
+    """The command line for people; the name in brackets for a process that has none."""
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read(4096).split(b"\0")
+        text = b" ".join(words).decode("utf-8", "replace").strip()
+        if text:
+            return "".join(char if char.isprintable() else "?" for char in text)
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return f"[{file.read().decode('utf-8', 'replace').strip()}]"
+    except OSError:
+        return "[gone]"
+
+
+def ancestors(pid: int) -> set[int]:
+    """The process itself and everything above it."""
+    found: set[int] = set()
+    while pid > 0 and pid not in found:
+        found.add(pid)
+        process = read_process(pid)
+        if process is None:
+            break
+        pid = process.parent
+    return found
+
+
+class Family:
+    """The processes that a command started, as far as the kernel can still tell.
+
+    Three ways lead to them: the parents, the sessions seen so far (a child whose parent has ended
+    stays in its session) and a mark in the environment (it survives setsid, double forks and the
+    end of every parent; only root can read it of root's processes).
+    """
+
+    def __init__(self, leader: int, *, mark: str = "") -> None:
+        self._leader = leader
+        self._sessions = {leader}
+        self._mark = mark.encode()
+
+    def living(self) -> list[int]:
+        table = processes()
+        children: dict[int, list[int]] = {}
+        for process in table.values():
+            children.setdefault(process.parent, []).append(process.pid)
+        members: set[int] = set()
+        waiting = [self._leader]
+        while waiting:
+            pid = waiting.pop()
+            if pid in table and pid not in members:
+                members.add(pid)
+                waiting.extend(children.get(pid, ()))
+        self._sessions |= {table[pid].session for pid in members} - {os.getsid(0), 0}
+        for pid, process in table.items():
+            if pid not in members and (process.session in self._sessions or self._is_marked(pid)):
+                members.add(pid)
+        members.discard(os.getpid())
+        return sorted(pid for pid in members if table[pid].alive)
+
+    def _is_marked(self, pid: int) -> bool:
+        if not self._mark:
+            return False
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                return self._mark in file.read().split(b"\0")
+        except OSError:
+            return False

@@ -1,0 +1,22 @@
+"""The one exception of the template language, and the limits that bound hostile input."""
+
+from packer_plugin_osc_chroot.errors import BuildError
+
+MAX_SOURCE = 16 << 20
+"""Characters of template text."""
+MAX_NODES = 20_000
+"""Actions, arguments and blocks of one template: what compiles within about a second."""
+MAX_EXPRESSION_DEPTH = 40
+"""Parentheses and pipeline stages inside each other; CPython's own parser stops at about 90."""
+MAX_VALUE = 16 << 20
+"""Characters of one value or of a rendered text."""
+MAX_STEPS = 200_000
+"""Function calls, loop turns and printed values of one rendering."""
+MAX_CALL_DEPTH = 10_000
+"""Templates calling templates."""
+MAX_PASSES = 100
+"""Renderings of a text whose values hold template text again."""
+
+
+class TemplateError(BuildError):
+    """A template that cannot be compiled or rendered; the message never holds a variable's value."""

@@ -1,0 +1,257 @@
+package builder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"path/filepath"
+	"strings"
+
+	packersdk "github.com/hashicorp/packer-plugin-sdk/packer"
+
+	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/contract"
+)
+
+// chunkSize is a message's share of a stream: large enough that messages cost nothing beside their
+// content, and well under gRPC's limit of 4 MiB.
+const chunkSize = 512 << 10
+
+// communicator carries what provisioners do to the chroot that it names. Its calls end with its
+// context, which is that of the hook.
+type communicator struct {
+	ctx     context.Context
+	client  contract.CommunicatorClient
+	service Service
+	id      string
+}
+
+var _ packersdk.Communicator = (*communicator)(nil)
+
+// Start returns when the service says, by the stream's header, that the command runs.
+func (c *communicator) Start(_ context.Context, command *packersdk.RemoteCmd) error {
+	ctx, cancel := context.WithCancel(c.ctx)
+	stream, err := c.client.Start(ctx)
+	if err != nil {
+		cancel()
+		return c.failed(err)
+	}
+	start := &contract.StartRequest{Message: &contract.StartRequest_Command{
+		Command: &contract.StartCommand{CommunicatorId: c.id, Command: command.Command},
+	}}
+	// If the send fails, Recv has the reason.
+	if err := stream.Send(start); err != nil && !errors.Is(err, io.EOF) {
+		cancel()
+		return c.failed(err)
+	}
+	// A failure to start comes as a status with no header before it. Input waits for the header, so that
+	// none of it is lost to a command that a provisioner starts again.
+	first, err := firstEvent(stream)
+	if err != nil {
+		cancel()
+		return c.failed(err)
+	}
+	go feed(stream, command.Stdin)
+	go func() {
+		defer cancel()
+		c.follow(stream, command, first)
+	}()
+	return nil
+}
+
+type startStream = interface {
+	Send(*contract.StartRequest) error
+	Recv() (*contract.StartEvent, error)
+	CloseSend() error
+}
+
+// firstEvent waits for the header. Where the stream ended without one it gives the reason; a service
+// that answers with its first event at once is as good.
+func firstEvent(stream contract.Communicator_StartClient) (*contract.StartEvent, error) {
+	header, err := stream.Header()
+	if err != nil {
+		return nil, err
+	}
+	if header == nil {
+		return stream.Recv()
+	}
+	return nil, nil
+}
+
+// feed sends standard input and its end.
+func feed(stream startStream, input io.Reader) {
+	defer stream.CloseSend()
+	if input == nil {
+		return
+	}
+	buffer := make([]byte, chunkSize)
+	for {
+		count, err := input.Read(buffer)
+		if count > 0 {
+			chunk := &contract.StartRequest{
+				Message: &contract.StartRequest_Stdin{Stdin: buffer[:count]},
+			}
+			if stream.Send(chunk) != nil {
+				// The command ended without reading all of it.
+				return
+			}
+		}
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				log.Printf("[WARN] communicator: standard input: %s", err)
+			}
+			return
+		}
+	}
+}
+
+// follow passes on the output and, last, the exit status.
+func (c *communicator) follow(stream startStream, command *packersdk.RemoteCmd, first *contract.StartEvent) {
+	stdout, stderr := &output{to: command.Stdout}, &output{to: command.Stderr}
+	event, err := first, error(nil)
+	for {
+		if event == nil {
+			event, err = stream.Recv()
+		}
+		if err != nil {
+			// Packer's sign for a lost connection, with the reason for whoever reads along.
+			fmt.Fprintf(stderr, "%s\n", c.failed(err))
+			command.SetExited(packersdk.CmdDisconnect)
+			return
+		}
+		switch event := event.Event.(type) {
+		case *contract.StartEvent_Stdout:
+			stdout.Write(event.Stdout)
+		case *contract.StartEvent_Stderr:
+			stderr.Write(event.Stderr)
+		case *contract.StartEvent_ExitStatus:
+			command.SetExited(int(event.ExitStatus))
+			return
+		}
+		event = nil
+	}
+}
+
+// output drops what nobody reads any more: a command must not stop for it.
+type output struct {
+	to io.Writer
+}
+
+func (o *output) Write(data []byte) (int, error) {
+	if o.to != nil {
+		if _, err := o.to.Write(data); err != nil {
+			log.Printf("[WARN] communicator: output is dropped from here on: %s", err)
+			o.to = nil
+		}
+	}
+	return len(data), nil
+}
+
+// Upload writes one file of the chroot.
+func (c *communicator) Upload(remote string, content io.Reader, info *os.FileInfo) error {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	stream, err := c.client.Upload(ctx)
+	if err != nil {
+		return c.failed(err)
+	}
+	header := &contract.UploadHeader{CommunicatorId: c.id, Remote: remote}
+	if info != nil && *info != nil {
+		header.Mode = uint32((*info).Mode().Perm())
+	}
+	request := &contract.UploadRequest{Message: &contract.UploadRequest_Header{Header: header}}
+	buffer := make([]byte, chunkSize)
+	for {
+		if err := stream.Send(request); err != nil {
+			// io.EOF: the service ended the call, and says why below.
+			if !errors.Is(err, io.EOF) {
+				return c.failed(err)
+			}
+			break
+		}
+		count, err := io.ReadFull(content, buffer)
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+			// Cancelling tells the service that this was not the file's end.
+			return fmt.Errorf("upload of %s: its content cannot be read: %w", remote, err)
+		}
+		if count == 0 {
+			break
+		}
+		request = &contract.UploadRequest{
+			Message: &contract.UploadRequest_Data{Data: buffer[:count]},
+		}
+	}
+	if _, err := stream.CloseAndRecv(); err != nil {
+		return c.failed(err)
+	}
+	return nil
+}
+
+// Download reads one file of the chroot.
+func (c *communicator) Download(remote string, target io.Writer) error {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	stream, err := c.client.Download(ctx, &contract.DownloadRequest{CommunicatorId: c.id, Remote: remote})
+	if err != nil {
+		return c.failed(err)
+	}
+	for {
+		chunk, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return c.failed(err)
+		}
+		if _, err := target.Write(chunk.Data); err != nil {
+			return fmt.Errorf("download of %s: its content cannot be written: %w", remote, err)
+		}
+	}
+}
+
+// UploadDir copies a tree of the host into the chroot.
+func (c *communicator) UploadDir(remote string, local string, exclude []string) error {
+	request, err := c.transfer(local, remote, local, exclude)
+	if err != nil {
+		return err
+	}
+	if _, err := c.client.UploadDir(c.ctx, request); err != nil {
+		return c.failed(err)
+	}
+	return nil
+}
+
+// DownloadDir copies a tree of the chroot to the host.
+func (c *communicator) DownloadDir(remote string, local string, exclude []string) error {
+	request, err := c.transfer(remote, remote, local, exclude)
+	if err != nil {
+		return err
+	}
+	if _, err := c.client.DownloadDir(c.ctx, request); err != nil {
+		return c.failed(err)
+	}
+	return nil
+}
+
+func (c *communicator) transfer(source, remote, local string, exclude []string) (*contract.TransferDirRequest, error) {
+	absolute, err := filepath.Abs(local)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", local, err)
+	}
+	return &contract.TransferDirRequest{
+		CommunicatorId: c.id,
+		Local:          absolute,
+		Remote:         remote,
+		ContentsOnly:   strings.HasSuffix(source, "/"),
+		Exclude:        exclude,
+	}, nil
+}
+
+func (c *communicator) failed(err error) error {
+	if c.ctx.Err() != nil {
+		return errCancelled
+	}
+	return explain(err, c.service)
+}

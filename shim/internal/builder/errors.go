@@ -1,0 +1,86 @@
+package builder
+
+import (
+	"errors"
+	"fmt"
+	"log"
+	"strings"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// deathNotice is how long the end of the service's process may come after that of its connection.
+const deathNotice = 2 * time.Second
+
+// failure is an error for the user: one line, and what the service last wrote where it died.
+type failure struct {
+	message   string
+	lastWords string
+}
+
+func (f *failure) Error() string { return f.message }
+
+// withLastWords gives the error for where there is no Ui to show them.
+func (f *failure) withLastWords() error {
+	if f.lastWords == "" {
+		return f
+	}
+	return errors.New(f.message + ":\n    " + strings.ReplaceAll(f.lastWords, "\n", "\n    "))
+}
+
+// explain makes of a failed call what the user is told. Statuses of the service carry that already;
+// those of the transport do not.
+func explain(err error, service Service) *failure {
+	state := status.Convert(err)
+	message := firstLine(state.Message())
+	switch state.Code() {
+	case codes.Unavailable, codes.Canceled, codes.Unknown, codes.Internal:
+		// Such a status also comes from a connection that broke.
+		if died := death(service, state.Code()); died != nil {
+			log.Printf("[ERROR] %s", err)
+			return died
+		}
+	}
+	switch state.Code() {
+	case codes.Unknown, codes.Internal:
+		// The service maps what it foresees; these are its defects.
+		return &failure{message: "the plugin has a defect: " + message + " (PACKER_LOG=1 shows more)"}
+	case codes.DeadlineExceeded:
+		return &failure{message: "the plugin's service does not answer"}
+	case codes.Unimplemented, codes.Unauthenticated:
+		return &failure{message: "the plugin's two halves do not fit together: " + message}
+	}
+	if message == "" {
+		message = "the plugin's service gave no reason: " + state.Code().String()
+	}
+	return &failure{message: message}
+}
+
+// death says that the service is gone, where it is.
+func death(service Service, code codes.Code) *failure {
+	wait := deathNotice
+	if code != codes.Unavailable {
+		wait = 0
+	}
+	select {
+	case <-service.Ended():
+	default:
+		select {
+		case <-service.Ended():
+		case <-time.After(wait):
+			return nil
+		}
+	}
+	how, lastWords := service.Exit()
+	return &failure{
+		message:   fmt.Sprintf("the plugin's service ended unexpectedly (%s)", how),
+		lastWords: lastWords,
+	}
+}
+
+func firstLine(text string) string {
+	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
+	return strings.TrimSpace(text)
+}

@@ -1,0 +1,8 @@
+//go:build !(bundle && linux)
+
+package bundle
+
+var (
+	archive []byte
+	digest  string
+)

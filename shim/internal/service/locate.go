@@ -1,0 +1,56 @@
+package service
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+
+	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/bundle"
+)
+
+// Names of environment variables.
+const (
+	// EnvPython names the interpreter that has the Python side, in a build without the bundle.
+	EnvPython = "OSC_CHROOT_PYTHON"
+	// EnvSelf tells the Python side where this binary is, so that it can start itself again through a
+	// command wrapper such as sudo.
+	EnvSelf = "OSC_CHROOT_SELF"
+)
+
+const pythonModule = "packer_plugin_osc_chroot"
+
+// Locate gives the command line that runs the Python side with these arguments: the embedded bundle
+// where this build has one (unpacking it first if need be), else an interpreter of the host.
+func Locate(arguments ...string) ([]string, error) {
+	if bundle.Embedded() {
+		executable, err := bundle.Ensure()
+		if err != nil {
+			return nil, err
+		}
+		return append([]string{executable}, arguments...), nil
+	}
+	interpreter := os.Getenv(EnvPython)
+	if interpreter == "" {
+		interpreter = "python3"
+	}
+	path, err := exec.LookPath(interpreter)
+	if err != nil && os.Getenv(EnvPython) != "" {
+		return nil, fmt.Errorf("%s names %q, which is not an executable: this build of the plugin has "+
+			"no Python inside and needs the interpreter that has the package %s",
+			EnvPython, interpreter, pythonModule)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("there is no python3 on PATH: this build of the plugin has no Python "+
+			"inside; set %s to an interpreter that has the package %s", EnvPython, pythonModule)
+	}
+	return append([]string{path, "-m", pythonModule}, arguments...), nil
+}
+
+// Environment is the one that the Python side is started with.
+func Environment() []string {
+	environment := os.Environ()
+	if self, err := os.Executable(); err == nil {
+		environment = append(environment, EnvSelf+"="+self)
+	}
+	return environment
+}

@@ -1,0 +1,260 @@
+// Package service owns the Python process that does the work: it starts it, connects to it, and holds
+// the pipe whose closing tells it to cancel, undo and exit.
+//
+// The process has a session of its own, so that a Ctrl-C at the terminal reaches Packer only, and
+// inherits none of this process's standard streams: Packer waits for the end of those when it ends a
+// plugin, and whoever still holds them would hold up Packer.
+package service
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+const (
+	// A cold start from a slow disk on an emulated CPU takes some seconds; this is for a service that
+	// hangs.
+	startDeadline = 2 * time.Minute
+	// How long output is still read once the service is dead but a child of it holds the pipes.
+	outputDelay = 500 * time.Millisecond
+	// What a Unix socket's path may be long, on the strictest system.
+	maxSocketPath = 100
+)
+
+// Service is one running Python side. Its methods may be called from any goroutine.
+type Service struct {
+	ready chan struct{} // closed once conn or startError is set
+	ended chan struct{} // closed once the process is gone, or could not be started
+	conn  *grpc.ClientConn
+
+	startError error
+	exitError  error // valid once ended is closed
+	errors     tail
+
+	mutex    sync.Mutex
+	lifeline io.Closer
+	closed   bool
+}
+
+// Start starts the service and returns at once. locate gives its command line; it may take its time.
+func Start(locate func(arguments ...string) ([]string, error)) *Service {
+	s := &Service{ready: make(chan struct{}), ended: make(chan struct{})}
+	go s.run(locate)
+	return s
+}
+
+// Connect waits until the service listens.
+func (s *Service) Connect(ctx context.Context) (grpc.ClientConnInterface, error) {
+	select {
+	case <-s.ready:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if s.startError != nil {
+		return nil, s.startError
+	}
+	return s.conn, nil
+}
+
+// Ended is closed when the process is gone.
+func (s *Service) Ended() <-chan struct{} { return s.ended }
+
+// Exit says how the process ended, and what it last wrote to stderr. Only after Ended.
+func (s *Service) Exit() (how string, lastWords string) {
+	how = "exit status 0"
+	if s.exitError != nil {
+		how = s.exitError.Error()
+	}
+	return how, s.errors.String()
+}
+
+// Close closes the lifeline: the service cancels what runs, undoes it and exits, which may take a
+// while and needs this process no longer.
+func (s *Service) Close() {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.closed = true
+	if s.lifeline != nil {
+		s.lifeline.Close()
+		s.lifeline = nil
+	}
+}
+
+func (s *Service) run(locate func(arguments ...string) ([]string, error)) {
+	defer close(s.ended)
+	began := time.Now()
+	directory, err := socketDirectory()
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	// The service removes it at its regular end.
+	defer os.RemoveAll(directory)
+	socket := filepath.Join(directory, "service.sock")
+
+	token := make([]byte, 32)
+	rand.Read(token)
+	argv, err := locate("serve", "--socket", socket)
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	command := exec.Command(argv[0], argv[1:]...)
+	command.Env = Environment()
+	command.SysProcAttr = ownSession()
+	command.WaitDelay = outputDelay
+	listening := make(chan struct{})
+	stdout := &lines{handle: waitFor("ready", listening)}
+	stderr := &lines{handle: s.errors.add}
+	command.Stdout, command.Stderr = stdout, stderr
+
+	stdin, lifeline, err := os.Pipe()
+	if err != nil {
+		s.fail(fmt.Errorf("the plugin's service was not started: %w", err))
+		return
+	}
+	command.Stdin = stdin
+	err = command.Start()
+	stdin.Close()
+	if err != nil {
+		lifeline.Close()
+		s.fail(startFailure(argv[0], err))
+		return
+	}
+	log.Printf("[DEBUG] service: process %d: %s", command.Process.Pid, strings.Join(argv, " "))
+	s.hold(lifeline)
+	if _, err := lifeline.WriteString(hex.EncodeToString(token) + "\n"); err != nil {
+		log.Printf("[WARN] service: it does not read its token: %s", err)
+	}
+
+	exited := make(chan error, 1)
+	go func() {
+		err := command.Wait()
+		stdout.flush()
+		stderr.flush()
+		exited <- err
+	}()
+	select {
+	case <-listening:
+		log.Printf("[DEBUG] service: ready after %s", time.Since(began).Round(time.Millisecond))
+		s.conn, err = dial(socket, hex.EncodeToString(token))
+		if err != nil {
+			s.fail(fmt.Errorf("the plugin's service cannot be reached: %w", err))
+			s.Close()
+		} else {
+			close(s.ready)
+		}
+		s.exitError = <-exited
+	case s.exitError = <-exited:
+		s.fail(s.earlyEnd(argv))
+	case <-time.After(startDeadline):
+		s.fail(fmt.Errorf("the plugin's service (%s) did not listen within %s%s",
+			argv[0], startDeadline, indented(s.errors.String())))
+		s.Close()
+		command.Process.Kill()
+		s.exitError = <-exited
+	}
+	log.Printf("[DEBUG] service: it ended: %v", s.exitError)
+	s.Close()
+}
+
+func (s *Service) fail(err error) {
+	s.startError = err
+	close(s.ready)
+}
+
+// hold keeps the lifeline open until Close, which may have been called already.
+func (s *Service) hold(lifeline io.Closer) {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.closed {
+		lifeline.Close()
+		return
+	}
+	s.lifeline = lifeline
+}
+
+func (s *Service) earlyEnd(argv []string) error {
+	how, lastWords := s.Exit()
+	if strings.Contains(lastWords, "No module named "+pythonModule) {
+		return fmt.Errorf("%s has no package %s: install it there, or set %s to an interpreter that "+
+			"has it", argv[0], pythonModule, EnvPython)
+	}
+	return fmt.Errorf("the plugin's service (%s) ended before it could work: %s%s",
+		argv[0], how, indented(lastWords))
+}
+
+func startFailure(executable string, err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%s may not be executed (is its filesystem mounted noexec?): %w",
+			executable, err)
+	}
+	return fmt.Errorf("the plugin's service was not started: %w", err)
+}
+
+func indented(text string) string {
+	if text == "" {
+		return ""
+	}
+	return ":\n    " + strings.ReplaceAll(text, "\n", "\n    ")
+}
+
+// waitFor closes the channel at the first line that is the given word, and logs all others.
+func waitFor(word string, seen chan struct{}) func(string) {
+	var once sync.Once
+	return func(line string) {
+		if line == word {
+			once.Do(func() { close(seen) })
+			return
+		}
+		log.Printf("service: %s", line)
+	}
+}
+
+// socketDirectory makes a directory that only this user can enter, short enough for a socket in it.
+func socketDirectory() (string, error) {
+	const pattern = "packer-plugin-osc-chroot-*"
+	parent := os.TempDir()
+	if runtime.GOOS != "windows" && len(parent)+len(pattern)+len("1234567890/service.sock") > maxSocketPath {
+		parent = "/tmp"
+	}
+	// MkdirTemp gives mode 0700.
+	directory, err := os.MkdirTemp(parent, pattern)
+	if err != nil {
+		return "", fmt.Errorf("no directory for the plugin's socket: %w", err)
+	}
+	return directory, nil
+}
+
+func dial(socket, token string) (*grpc.ClientConn, error) {
+	return grpc.NewClient("unix:"+socket,
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithPerRPCCredentials(bearer(token)),
+		// The host's proxy settings are not meant for a socket in our own directory.
+		grpc.WithNoProxy())
+}
+
+// bearer adds the token to each call.
+type bearer string
+
+func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	return map[string]string{"authorization": "Bearer " + string(b)}, nil
+}
+
+// RequireTransportSecurity is false: the socket is in a directory that only this user can enter.
+func (b bearer) RequireTransportSecurity() bool { return false }

@@ -1,0 +1,54 @@
+"""A small guest for tests: busybox on an ext4 filesystem on a loop device."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from packer_plugin_osc_chroot.mountinfo import mounts_below
+
+
+def run(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def fill_guest(root: Path) -> None:
+    """A tree that `chroot` can run a shell in."""
+    busybox = shutil.which("busybox")
+    assert busybox, "these tests need Debian's package busybox-static"
+    for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "root", "usr/bin", "var"):
+        (root / name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(busybox, root / "bin/busybox")
+    run(busybox, "chroot", str(root), "/bin/busybox", "--install", "-s", "/bin")
+
+
+@contextmanager
+def loop_device(directory: Path, *, size_mib: int = 64, guest: bool = True) -> Iterator[str]:
+    """An ext4 filesystem on a loop device, with a guest in it."""
+    image = directory / "disk.img"
+    with open(image, "wb") as file:
+        file.truncate(size_mib << 20)
+    if guest:
+        tree = directory / "tree"
+        tree.mkdir()
+        fill_guest(tree)
+        run("mkfs.ext4", "-q", "-d", str(tree), str(image))
+    else:
+        run("mkfs.ext4", "-q", str(image))
+    device = run("losetup", "--find", "--show", str(image))
+    try:
+        yield device
+    finally:
+        run("losetup", "-d", device)
+
+
+@contextmanager
+def no_mount_left(path: Path) -> Iterator[None]:
+    """Fails where something below stays mounted, and takes it away."""
+    yield
+    left = [mount.mount_point for mount in mounts_below(os.path.realpath(path))]
+    for each in reversed(left):
+        subprocess.run(["umount", "-l", each], check=False)
+    assert not left

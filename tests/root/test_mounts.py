@@ -1,0 +1,316 @@
+"""Mounting and unmounting: nothing left, nothing on the host touched, no process of others ended."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from guest_tree import loop_device, no_mount_left, run
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.commands import Host
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
+from packer_plugin_osc_chroot.mountinfo import mounts_below, read_mounts
+from packer_plugin_osc_chroot.mounts import ExtraMount, extra_mounts, mounted_root
+from packer_plugin_osc_chroot.procfs import read_process
+from packer_plugin_osc_chroot.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.ui import RecordingUi
+
+pytestmark = pytest.mark.root
+
+DEFAULTS = [
+    ExtraMount("proc", "proc", "/proc"),
+    ExtraMount("sysfs", "sysfs", "/sys"),
+    ExtraMount("bind", "/dev", "/dev"),
+    ExtraMount("devpts", "devpts", "/dev/pts"),
+    ExtraMount("binfmt_misc", "binfmt_misc", "/proc/sys/fs/binfmt_misc"),
+]
+HOSTS = [Host(), Host(wrap=lambda command: f"sudo -n {command}")]
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with loop_device(tmp_path_factory.mktemp("disk")) as name:
+        yield name
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[Path]:
+    with no_mount_left(tmp_path):
+        yield tmp_path / "made" / "root with space"
+
+
+@contextmanager
+def whole_root(
+    device: str,
+    target: Path,
+    *,
+    host: Host = HOSTS[0],
+    mounts: list[ExtraMount] = DEFAULTS,
+    ui: RecordingUi | None = None,
+    token: CancelToken | None = None,
+) -> Iterator[tuple[Path, RootFs]]:
+    ui = ui or RecordingUi()
+    token = token or CancelToken()
+    with ExitStack() as stack:
+        root = stack.enter_context(
+            mounted_root(host, device, str(target), options=["noatime", "rw"], ui=ui, token=token)
+        )
+        rootfs = stack.enter_context(open_rootfs(host, root))
+        stack.enter_context(extra_mounts(host, root, rootfs, mounts, ui=ui, token=token))
+        yield root, rootfs
+
+
+def fsck(device: str) -> None:
+    subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_default_mounts_come_and_go(device: str, target: Path, host: Host) -> None:
+    before = read_mounts()
+    with whole_root(device, target, host=host) as (root, _):
+        at = [mount.mount_point.removeprefix(str(root)) for mount in mounts_below(str(root))]
+        assert at == ["", "/proc", "/sys", "/dev", "/dev/pts", "/proc/sys/fs/binfmt_misc"]
+        assert (root / "dev/null").is_char_device()
+        assert "noatime" in run("findmnt", "-no", "OPTIONS", str(root))
+    assert read_mounts() == before
+    assert not target.parent.exists()
+    fsck(device)
+
+
+def test_missing_mount_points_are_made_and_removed(device: str, target: Path) -> None:
+    host_file = target.parent.parent / "host file"
+    host_file.write_text("host")
+    mounts = [
+        ExtraMount("tmpfs", "tmpfs", "/new/deep"),
+        ExtraMount("tmpfs", "tmpfs", "/new/deep/er"),
+        ExtraMount("bind", str(host_file), "/etc/of-the-host"),
+        ExtraMount("tmpfs", "tmpfs", "/kept/x"),
+    ]
+    with whole_root(device, target, mounts=mounts) as (root, _):
+        assert (root / "etc/of-the-host").read_text() == "host"
+        (root / "kept/file").write_text("by a provisioner")
+    with whole_root(device, target, mounts=[]) as (root, _):
+        assert not (root / "new").exists()
+        assert not (root / "etc/of-the-host").exists()
+        assert [each.name for each in (root / "kept").iterdir()] == ["file"]
+        (root / "kept/file").unlink()
+        (root / "kept").rmdir()
+
+
+def test_symlinks_in_the_image_lead_to_no_mount_outside(device: str, target: Path) -> None:
+    outside = target.parent.parent / "outside"
+    outside.mkdir()
+    with whole_root(device, target, mounts=[]) as (root, _):
+        (root / "lnk").symlink_to(outside)
+        (root / "up").symlink_to("../../../../../../../.." + str(outside))
+    mounts = [ExtraMount("tmpfs", "tmpfs", "/lnk"), ExtraMount("tmpfs", "tmpfs", "/up")]
+    before = len(mounts_below(str(outside)))
+    with whole_root(device, target, mounts=mounts) as (root, _):
+        assert len(mounts_below(str(outside))) == before
+        assert len(mounts_below(str(root))) == 3
+    with whole_root(device, target, mounts=[]) as (root, _):
+        assert not (root / str(outside).lstrip("/")).exists()
+        (root / "lnk").unlink()
+        (root / "up").unlink()
+
+
+def test_missing_binfmt_misc_is_a_warning(device: str, target: Path) -> None:
+    ui = RecordingUi()
+    mounts = [DEFAULTS[0], ExtraMount("binfmt_misc", "x", "/proc/no-such-folder")]
+    with whole_root(device, target, mounts=mounts, ui=ui) as (root, _):
+        assert len(mounts_below(str(root))) == 2
+    assert "warning: /proc/no-such-folder is not mounted" in ui.text
+
+
+def test_failing_mount_undoes_the_others(device: str, target: Path) -> None:
+    mounts = [*DEFAULTS, ExtraMount("no-such-fs", "x", "/mnt")]
+    with pytest.raises(CommandError, match="no-such-fs"):
+        with whole_root(device, target, mounts=mounts):
+            raise AssertionError
+    assert not target.parent.exists()
+    with pytest.raises(BuildError, match="/no/such/source does not exist"):
+        with whole_root(device, target, mounts=[ExtraMount("bind", "/no/such/source", "/mnt")]):
+            raise AssertionError
+    with pytest.raises(CommandError, match="failed with status 32"):
+        with whole_root("/dev/no-such-device", target):
+            raise AssertionError
+
+
+def test_mount_path_in_use_is_refused(device: str, target: Path) -> None:
+    with whole_root(device, target, mounts=[]):
+        with pytest.raises(BuildError, match="is a mount point already"):
+            with whole_root(device, target):
+                raise AssertionError
+
+
+def test_mounts_of_provisioners_are_undone(device: str, target: Path) -> None:
+    with whole_root(device, target) as (root, _):
+        (root / "tmp/a b").mkdir()
+        run("mount", "-t", "tmpfs", "tmpfs", str(root / "tmp/a b"))
+        run("mount", "-t", "tmpfs", "tmpfs", str(root / "tmp/a b"))
+        run("mount", "--bind", "/etc", str(root / "root"))
+        run("mount", "-t", "proc", "proc", str(root / "proc"))
+    assert not target.parent.exists()
+    fsck(device)
+
+
+def stays_alive(root: Path, script: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        ["chroot", str(root), "/bin/sh", "-c", script],
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize(
+    ("script", "seconds"),
+    [
+        ("exec sleep 81", 2),
+        ("trap '' TERM; exec 7>/tmp/open; while :; do sleep 1; done", 7),
+    ],
+)
+def test_target_is_busy_with_a_daemon(
+    device: str, target: Path, host: Host, script: str, seconds: float
+) -> None:
+    ui = RecordingUi()
+    other = subprocess.Popen(["sleep", "82"])
+    try:
+        with whole_root(device, target, host=host, ui=ui) as (root, _):
+            child = stays_alive(root, script)
+            time.sleep(0.2)
+            start = time.monotonic()
+        assert time.monotonic() - start < seconds
+        assert child.wait(1) in (-signal.SIGTERM, -signal.SIGKILL)
+        assert f"{child.pid} " in ui.text and ("sleep 81" in ui.text or "trap" in ui.text)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+    fsck(device)
+
+
+@pytest.mark.parametrize("kind", ["cwd", "file", "map"])
+def test_process_of_the_host_that_holds_the_mount_is_ended(
+    device: str, target: Path, kind: str
+) -> None:
+    script = {
+        "cwd": "import os,time,sys; os.chdir(sys.argv[1]); print(flush=True); time.sleep(83)",
+        "file": "import time,sys; f=open(sys.argv[1]+'/bin/busybox'); print(flush=True); time.sleep(83)",
+        "map": "import mmap,time,sys; f=open(sys.argv[1]+'/bin/busybox');"
+        "m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ); f.close(); print(flush=True); time.sleep(83)",
+    }[kind]
+    ui = RecordingUi()
+    with whole_root(device, target, ui=ui) as (root, _):
+        child = subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+    child.stdout.close()
+    assert child.wait(1) == -signal.SIGTERM
+    assert {"cwd": "(cwd)", "file": "(open file", "map": "(mapped file"}[kind] in ui.text
+
+
+def test_own_open_file_is_named_and_not_killed(device: str, target: Path) -> None:
+    """Also what a held mount ends as: an error that lists what is left, and nothing hidden."""
+    ui = RecordingUi()
+    with ExitStack() as stack:
+        with pytest.raises(UndoError) as caught:
+            with whole_root(device, target, ui=ui) as (root, _):
+                held = stack.enter_context(open(root / "bin/busybox", "rb"))
+        assert f"{root} is still mounted" in caught.value.left
+        assert mounts_below(str(root))
+        held.close()
+        run("umount", str(root))
+        os.rmdir(root)
+        os.rmdir(root.parent)
+
+
+def test_copy_in_another_mount_namespace_is_reported(device: str, target: Path) -> None:
+    with pytest.raises(UndoError, match="still in use elsewhere") as caught:
+        with whole_root(device, target, mounts=[]) as (root, _):
+            child = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "84"])
+            time.sleep(0.3)
+    try:
+        assert any(str(child.pid) in each for each in caught.value.left)
+    finally:
+        child.kill()
+        child.wait()
+    assert root
+
+
+def test_cancel_during_the_mounts(device: str, target: Path) -> None:
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        with whole_root(device, target, token=token):
+            token.cancel()
+            token.check()
+    token = CancelToken()
+    threading.Timer(0.02, token.cancel).start()
+    with pytest.raises(Cancelled):
+        with whole_root(device, target, token=token):
+            token.sleep(5)
+    assert not target.parent.exists()
+
+
+def test_cancelled_unmount_hurries(device: str, target: Path) -> None:
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        with whole_root(device, target, token=token) as (root, _):
+            child = stays_alive(root, "trap '' TERM; while :; do sleep 1; done")
+            time.sleep(0.2)
+            token.cancel()
+            start = time.monotonic()
+            token.check()
+    assert time.monotonic() - start < 1.5
+    assert child.wait(1) == -signal.SIGKILL
+
+
+SHARED_HOST = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from test_mounts import DEFAULTS, whole_root
+from packer_plugin_osc_chroot.mountinfo import read_mounts
+before = [(m.device_number, m.mount_point) for m in read_mounts()]
+with whole_root(sys.argv[1], Path(sys.argv[2])) as (root, _):
+    inside = [(m.device_number, m.mount_point) for m in read_mounts()]
+    extra = [m for m in inside if m not in before]
+    assert all(m[1].startswith(str(root)) for m in extra), extra
+    assert len(inside) == len(before) + 6, inside
+after = [(m.device_number, m.mount_point) for m in read_mounts()]
+assert after == before, (before, after)
+print("same")
+"""
+
+
+def test_host_with_shared_propagation_keeps_its_mounts(device: str, target: Path) -> None:
+    """As under systemd: a mount below the bound /dev must not appear in, or vanish from, /dev."""
+    argv = ["unshare", "-m", "--propagation", "shared", sys.executable, "-c", SHARED_HOST]
+    here = os.path.dirname(__file__)
+    done = subprocess.run(
+        [*argv, device, str(target), here], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "same", done.stderr
+
+
+def test_the_tests_own_parents_are_spared(device: str, target: Path) -> None:
+    """Packer is above the service: even with its working directory in the root it is not ended."""
+    script = (
+        "import os,sys,subprocess; os.chdir(sys.argv[1]);"
+        "from packer_plugin_osc_chroot.holders_scan import find_holders;"
+        "print([h.pid for h in find_holders(sys.argv[1])], flush=True)"
+    )
+    with whole_root(device, target) as (root, _):
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(root)], capture_output=True, text=True, check=True
+        )
+    assert done.stdout.strip() == "[]"
+    assert read_process(os.getpid()) is not None

@@ -1,0 +1,39 @@
+"""The token: a cancel ends waits at once, and callbacks run exactly when they should."""
+
+import threading
+import time
+
+import pytest
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.errors import Cancelled
+
+
+def test_sleep_ends_at_once() -> None:
+    token = CancelToken()
+    threading.Timer(0.05, token.cancel).start()
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        token.sleep(10)
+    assert time.monotonic() - begun < 1
+
+
+def test_deadline() -> None:
+    token = CancelToken(deadline=0.05, reason="too long")
+    with pytest.raises(Cancelled, match="too long"):
+        token.sleep(10)
+
+
+def test_callbacks() -> None:
+    token = CancelToken()
+    called: list[str] = []
+    with token.on_cancel(lambda: called.append("left")):
+        pass
+    with token.on_cancel(lambda: called.append("inside")):
+        token.cancel("why")
+        token.cancel("again")
+    with token.on_cancel(lambda: called.append("late")):
+        pass
+    assert called == ["inside", "late"]
+    with pytest.raises(Cancelled, match="why"):
+        token.check()

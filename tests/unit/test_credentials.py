@@ -1,0 +1,76 @@
+"""Template, environment, profile file, in that order; endpoints as users write them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from packer_plugin_osc_chroot.config import Config
+from packer_plugin_osc_chroot.credentials import endpoint_problem, endpoint_url, find_credentials
+from packer_plugin_osc_chroot.errors import BuildError
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("", "https://api.eu-west-2.outscale.com/api/v1"),
+        ("https://api.example.com", "https://api.example.com/api/v1"),
+        ("https://api.example.com/api/v1/", "https://api.example.com/api/v1"),
+        ("http://127.0.0.1:8080/api/v1", "http://127.0.0.1:8080/api/v1"),
+        ("api.example.com:444", "https://api.example.com:444/api/v1"),
+        ("outscale.com/oapi/latest", "https://api.eu-west-2.outscale.com/oapi/latest"),
+    ],
+)
+def test_endpoints(endpoint: str, url: str) -> None:
+    assert endpoint_problem(endpoint) is None
+    assert endpoint_url(endpoint, "eu-west-2") == url
+
+
+@pytest.mark.parametrize("endpoint", ["ftp://x", "https://", "http://x:port", "two words"])
+def test_bad_endpoints(endpoint: str) -> None:
+    assert endpoint_problem(endpoint) is not None
+
+
+def test_china_has_another_domain() -> None:
+    assert endpoint_url("", "cn-southeast-1").startswith("https://api.cn-southeast-1.outscale.hk/")
+
+
+def test_the_order(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    profile = {"access_key": "file", "secret_key": "file", "region": "file", "unknown": 1}
+    file.write_text(json.dumps({"default": profile}))
+    environ = {"OSC_CONFIG_FILE": str(file), "OUTSCALE_REGION": "older", "OSC_SECRET_KEY": "env"}
+    found = find_credentials(Config(access_key="template"), environ)
+    assert (found.access_key, found.secret_key, found.region) == ("template", "env", "older")
+    assert "env" not in repr(found)
+
+
+def test_osc_cli_profile(tmp_path: Path) -> None:
+    (tmp_path / ".osc").mkdir()
+    profile = {
+        "access_key": "A",
+        "secret_key": "S",
+        "host": "example.com",
+        "https": True,
+        "region_name": "eu-west-9",
+    }
+    (tmp_path / ".osc" / "config.json").write_text(json.dumps({"mine": profile}))
+    found = find_credentials(Config(), {"HOME": str(tmp_path), "OSC_PROFILE": "mine"})
+    assert found.endpoint_url("eu-west-9") == "https://api.eu-west-9.example.com/api/v1"
+
+
+def test_nothing_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match="no OUTSCALE credentials: access_key is set nowhere"):
+        find_credentials(Config(), {"HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [("{not json: SECRET", "not valid JSON"), ('{"other": {}}', 'has no profile "default"')],
+)
+def test_a_bad_file_is_named_and_not_quoted(tmp_path: Path, content: str, text: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(content)
+    with pytest.raises(BuildError, match=text) as caught:
+        find_credentials(Config(), {"OSC_CONFIG_FILE": str(file)})
+    assert str(file) in str(caught.value) and "SECRET" not in str(caught.value)

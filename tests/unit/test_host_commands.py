@@ -1,0 +1,168 @@
+"""Commands on the host: what they get, what they say, how they end."""
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+import time
+
+import pytest
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.commands import Host, Lines
+from packer_plugin_osc_chroot.errors import Cancelled, CommandError
+from packer_plugin_osc_chroot.procfs import processes
+
+NASTY = 'it\'s "$HOME" `id` \\ $(date)\nsecond line é €'
+
+
+def token() -> CancelToken:
+    return CancelToken()
+
+
+def test_output_and_lines() -> None:
+    lines: list[str] = []
+    done = Host().run(["printf", "one\ntwo\r\nthree"], token=token(), on_line=lines.append)
+    assert done.status == 0
+    assert done.output == "one\ntwo\r\nthree"
+    assert lines == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize("wrap", [None, lambda command: command, lambda c: f"nice -n 0 {c}"])
+def test_arguments_arrive_as_written(wrap: None) -> None:
+    done = Host(wrap=wrap).run(["printf", "%s|", NASTY, "", "-n"], token=token())
+    assert done.output == f"{NASTY}||-n|"
+
+
+def test_shell_text_of_the_user_goes_through_the_wrapper_as_it_is() -> None:
+    host = Host(wrap=lambda command: f"GREETING='hello there' sh -c {shlex.quote(command)}")
+    lines: list[str] = []
+    host.shell('echo "$GREETING" && echo two', token=token(), on_line=lines.append)
+    assert lines == ["hello there", "two"]
+
+
+def test_input() -> None:
+    done = Host().run(["cat"], input=b"x" * 300_000, token=token())
+    assert len(done.output) == 300_000
+
+
+def test_stdin_is_closed() -> None:
+    assert Host().run(["cat"], token=token()).output == ""
+
+
+def test_own_commands_do_not_inherit_the_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSC_SECRET_KEY", "hidden")
+    monkeypatch.setenv("LC_ALL", "fr_FR.UTF-8")
+    env = Host().run(["env"], token=token()).output
+    assert "hidden" not in env
+    assert "LC_ALL=C.UTF-8" in env
+    assert "/usr/sbin" in env
+
+
+def test_failure_names_command_status_and_last_words() -> None:
+    with pytest.raises(CommandError) as caught:
+        Host().run(["ls", "/no such place"], token=token())
+    assert "`ls '/no such place'` failed with status 2" in caught.value.message
+    assert "No such file" in caught.value.message
+    assert caught.value.status == 2
+    assert caught.value.details
+
+
+def test_failure_by_signal() -> None:
+    with pytest.raises(CommandError, match=r"ended by signal 9 \(SIGKILL\)") as caught:
+        Host().run(["sh", "-c", "kill -9 $$"], token=token())
+    assert caught.value.status == 137
+
+
+@pytest.mark.parametrize("wrap", [None, lambda command: command])
+def test_missing_command(wrap: None) -> None:
+    with pytest.raises(CommandError, match="not found") as caught:
+        Host(wrap=wrap).run(["no-such-command-here"], token=token())
+    assert caught.value.status == 127
+    assert "PATH" in caught.value.hint
+
+
+def test_expected_status_is_no_failure() -> None:
+    assert Host().run(["false"], token=token(), success=(0, 1)).status == 1
+
+
+def test_background_child_that_keeps_the_pipe_does_not_hang() -> None:
+    start = time.monotonic()
+    done = Host().run(["sh", "-c", "sleep 30 & echo $!; echo done"], token=token())
+    assert time.monotonic() - start < 2
+    pid, word = done.output.split()
+    assert word == "done"
+    os.kill(int(pid), signal.SIGKILL)
+
+
+def test_background_child_that_never_stops_writing_does_not_hang() -> None:
+    start = time.monotonic()
+    done = Host().run(["sh", "-c", "(exec yes) & echo $! >&2"], token=token())
+    assert time.monotonic() - start < 2
+    subprocess.run(["kill", "-9", done.errors.strip()], check=False)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "sleep 60",
+        "trap '' TERM INT HUP; while :; do sleep 1; done",
+        "setsid sleep 61 & (trap '' TERM; sleep 62) & sleep 63",
+    ],
+)
+@pytest.mark.parametrize("wrap", [None, lambda command: f"nice {command}"])
+def test_cancel_ends_everything_within_a_second(script: str, wrap: None) -> None:
+    cancel = CancelToken()
+    before = set(processes())
+    threading.Timer(0.4, cancel.cancel).start()
+    start = time.monotonic()
+    with pytest.raises(Cancelled):
+        Host(wrap=wrap).run(["sh", "-c", script], token=cancel)
+    assert time.monotonic() - start < 1.45
+    left = [
+        pid
+        for pid, process in processes().items()
+        if pid not in before and process.alive and process.parent in (1, os.getpid())
+    ]
+    assert not left
+
+
+def test_deadline_counts_as_cancel() -> None:
+    start = time.monotonic()
+    with pytest.raises(Cancelled, match="too slow"):
+        Host().run(["sleep", "60"], token=CancelToken(deadline=0.3, reason="too slow"))
+    assert time.monotonic() - start < 1.3
+
+
+def test_failing_listener_ends_the_command() -> None:
+    def listener(line: str) -> None:
+        raise RuntimeError(line)
+
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="hello"):
+        Host().run(["sh", "-c", "echo hello; exec sleep 60"], token=token(), on_line=listener)
+    assert time.monotonic() - start < 2
+
+
+def test_nothing_stays_open() -> None:
+    Host().run(["true"], token=token())
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        Host().run(["cat"], input=b"x", token=token())
+        with pytest.raises(CommandError):
+            Host().run(["no-such-command-here"], token=token())
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_lines_are_decoded_across_reads_and_bounded() -> None:
+    lines: list[str] = []
+    cutter = Lines(lines.append)
+    for byte in "é\n10%\r20%\n".encode():
+        cutter.feed(bytes([byte]))
+    cutter.feed(b"\xff\n")
+    cutter.feed(b"x" * 20_000)
+    cutter.close()
+    assert lines[:3] == ["é", "20%", "\ufffd"]
+    assert "".join(lines[3:]) == "x" * 20_000
+    assert max(map(len, lines)) <= 8192

@@ -1,0 +1,129 @@
+"""Prepare finds every problem at once, names its option, and touches nothing."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from packer_plugin_osc_chroot.prepare import Prepared, prepare
+
+STARTED = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
+GOOD = {
+    "access_key": "AK",
+    "secret_key": "SK",
+    "source_omi": "ami-3e158364",
+    "omi_name": "packer {{timestamp}}",
+}
+PACKER = {
+    "packer_build_name": "x",
+    "packer_builder_type": "osc-chroot",
+    "packer_core_version": "1.16.0",
+    "packer_debug": False,
+    "packer_force": False,
+    "packer_on_error": "",
+    "packer_user_variables": {"who": "me", "hidden": "s3cret"},
+    "packer_sensitive_variables": ["hidden"],
+    "packer_template_path": "/tmp/t.json",
+}
+
+
+def prepared(options: Mapping[str, Any], **environ: str) -> Prepared:
+    return prepare([{**options}, PACKER], started_at=STARTED, environ=environ)
+
+
+def test_the_basic_example() -> None:
+    result = prepared(GOOD)
+    assert result.errors == ()
+    assert result.config is not None
+    assert result.config.omi_name == f"packer {int(STARTED.timestamp())}"
+    assert result.config.mounts[0] == ("proc", "proc", "/proc")
+    assert result.config.files == ("/etc/resolv.conf",)
+
+
+def test_hcl2_order_and_nulls() -> None:
+    result = prepare(
+        [{**PACKER, "packer_debug": "false"}, {**GOOD, "region": None, "copy_files": []}],
+        started_at=STARTED,
+        environ={},
+    )
+    assert result.config is not None and result.config.files == ()
+
+
+def test_every_problem_at_once() -> None:
+    result = prepared(
+        {
+            "access_key": "AK",
+            "omi_name": "a",
+            "omi_nam": "x",
+            "source_omi": "debian",
+            "root_volume_size": "big",
+            "root_volume_type": "ssd",
+            "mount_partition": "one",
+            "chroot_mounts": [["proc", "proc"]],
+            "copy_files": ["resolv.conf"],
+            "command_wrapper": "sudo",
+            "tags": {"Name": "{{.Nope"},
+            "pre_mount_commands": ["{{nofunction}}"],
+            "mount_path": "mnt",
+            "device_path": "xvdf",
+            "custom_endpoint_oapi": "ftp://x",
+        }
+    )
+    assert result.config is None
+    named = {error.split(":")[0] for error in result.errors}
+    assert named == {
+        "omi_nam",
+        "omi_name",
+        "source_omi",
+        "root_volume_size",
+        "root_volume_type",
+        "mount_partition",
+        "chroot_mounts",
+        "copy_files",
+        "command_wrapper",
+        "tags",
+        "pre_mount_commands",
+        "mount_path",
+        "device_path",
+        "custom_endpoint_oapi",
+        "secret_key",
+    }
+    assert any('did you mean "omi_name"?' in error for error in result.errors)
+
+
+def test_required_options() -> None:
+    result = prepared({})
+    assert sorted(error.split(":")[0] for error in result.errors) == ["omi_name", "source_omi"]
+
+
+def test_a_half_pair_is_completed_by_the_environment() -> None:
+    options = {**GOOD, "secret_key": ""}
+    assert prepared(options).errors != ()
+    assert prepared(options, OSC_SECRET_KEY="SK").errors == ()
+
+
+@pytest.mark.parametrize("option", ["source_omi", "omi_name", "root_volume_type", "mount_partition"])
+def test_unknown_data_source_passes(option: str) -> None:
+    assert prepared({**GOOD, option: "<unknown>"}).errors == ()
+
+
+def test_user_variables_and_secrets() -> None:
+    result = prepared({**GOOD, "omi_name": "for {{user `who`}}"})
+    assert result.config is not None and result.config.omi_name == "for me"
+    assert set(result.secrets) >= {"AK", "SK", "s3cret"}
+
+
+def test_late_options_are_compiled_and_kept() -> None:
+    result = prepared({**GOOD, "tags": {"from": "{{.SourceOMI}}"}})
+    assert result.config is not None and result.config.tags == {"from": "{{.SourceOMI}}"}
+
+
+def test_a_field_that_is_not_known_at_prepare_warns() -> None:
+    result = prepared({**GOOD, "region": "{{.Device}}"})
+    assert any(warning.startswith("region:") for warning in result.warnings)
+
+
+def test_a_template_error_is_given_once() -> None:
+    result = prepared({**GOOD, "omi_name": "{{nofunction}}"})
+    assert len([error for error in result.errors if error.startswith("omi_name")]) == 1
