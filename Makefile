@@ -46,7 +46,8 @@ build: dist/$(PLUGIN) ## dist/packer-plugin-osc-chroot: the plugin, its Python i
 ##@ For developers
 
 .PHONY: build-dev
-build-dev: dist/dev/$(PLUGIN) ## dist/dev/packer-plugin-osc-chroot: runs the source tree's Python
+build-dev: dist/dev/$(PLUGIN) $(VENV)/.installed ## dist/dev/packer-plugin-osc-chroot: runs the source tree's Python
+	@echo 'It runs the source tree with: export OSC_CHROOT_PYTHON=$(CURDIR)/$(IN_VENV)'
 
 .PHONY: packer
 packer: $(if $(shell command -v packer),,build/tools/packer) ## Packer itself: the one on PATH, else built here; prints where
@@ -54,18 +55,18 @@ packer: $(if $(shell command -v packer),,build/tools/packer) ## Packer itself: t
 
 .PHONY: generate
 generate: $(VENV)/.installed ## Make all generated files again, and format the sources
-	proto/generate.sh
+	PYTHON=$(CURDIR)/$(IN_VENV) proto/generate.sh
 	$(IN_VENV) -m packer_plugin_osc_chroot.generate .
 	$(VENV)/bin/ruff check --quiet --fix .
 	$(VENV)/bin/ruff format --quiet .
-	gofmt -w shim
+	gofmt -w shim tests
 
 .PHONY: lint
 lint: $(VENV)/.installed ## Formatting, linters, types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy packer_plugin_osc_chroot tests scripts
-	@unformatted=$$(gofmt -l shim); test -z "$$unformatted" || \
+	@unformatted=$$(gofmt -l shim tests); test -z "$$unformatted" || \
 	    { echo "gofmt would change (make generate does it): $$unformatted"; exit 1; }
 	$(GO) -C shim vet ./...
 	@if command -v shellcheck >/dev/null; then echo shellcheck; \
@@ -119,11 +120,12 @@ clean: ## Remove everything that was made here, the virtualenv included
 check-build check-test check-demo:
 	@scripts/check-machine $(@:check-%=%)
 
-$(VENV)/.installed: requirements/dev.txt pyproject.toml | check-build
+$(VENV)/.installed: requirements/dev.txt | check-build
 	@echo 'Installing the Python dependencies in $(VENV)'
 	$(PYTHON) -m venv $(VENV)
 	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/dev.txt
-	$(IN_VENV) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@# The source tree as a package, wherever the interpreter is started.
+	@echo '$(CURDIR)' >"$$($(IN_VENV) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/source-tree.pth"
 	@touch $@
 
 $(BUNDLE) &: $(PYTHON_SOURCES) scripts/build_bundle.py scripts/service_entry.py requirements/dev.txt | $(VENV)/.installed

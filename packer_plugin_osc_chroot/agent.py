@@ -1,8 +1,7 @@
 """The privileged half of file access: a process started through `command_wrapper`.
 
 It serves one root to whoever holds its standard input and output, one operation at a time, and ends
-when its input does or after an operation failed in the middle of a stream. It imports no more than
-it needs: it starts in every build that has a wrapper.
+when its input does. It imports no more than it needs: it starts in every build that has a wrapper.
 """
 
 import errno
@@ -45,13 +44,12 @@ class Server:
     def serve(self) -> None:
         self._send(json_frame(RESULT, {"version": VERSION, "pid": os.getpid()}))
         try:
-            while self._serve_one():
-                pass
+            while True:
+                self._serve_one()
         except (Gone, BrokenPipeError):
             pass
 
-    def _serve_one(self) -> bool:
-        """False when the pipe is no longer between two operations."""
+    def _serve_one(self) -> None:
         kind, payload = self._receive()
         if kind != CALL:
             raise Gone
@@ -65,9 +63,12 @@ class Server:
                 raise Gone from None
             described = [error.errno, error.strerror, error.filename]
             self._send(json_frame(ERROR, described))
-            return not self._streaming
+            if self._streaming:
+                # The client stops as soon as it sees the error; until then it is not listening.
+                for _ in self._items():
+                    pass
+            return
         self._send(json_frame(RESULT, result))
-        return True
 
     def _operate(self, operation: str, args: dict[str, Any]) -> Any:
         check = nothing_to_check
@@ -135,7 +136,3 @@ def main(argv: Sequence[str]) -> int:
         except BrokenPipeError:
             pass
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

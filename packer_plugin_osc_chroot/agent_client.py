@@ -1,8 +1,7 @@
 """The unprivileged half of file access: starts the agent through the wrapper and speaks to it.
 
 `AgentFiles` is a `Files`. The agent is started when it is first needed, serves one operation at a
-time, and is ended rather than resynchronised when an operation stops in the middle: the next one
-starts another.
+time, and is ended where this side stops in the middle of one: the next starts another.
 """
 
 import errno
@@ -34,7 +33,7 @@ from packer_plugin_osc_chroot.agent_frames import (
 from packer_plugin_osc_chroot.commands import Host, tool_environment
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.procfs import Family
-from packer_plugin_osc_chroot.rootfs import Check
+from packer_plugin_osc_chroot.rootfs import CLOSE_SECONDS, Check
 from packer_plugin_osc_chroot.trees import Entry, Stream
 
 BATCH = 1 << 18
@@ -110,6 +109,10 @@ class _Agent:
             except BlockingIOError:
                 self._wait(self._to, select.POLLOUT, check)
 
+    def has_answered(self) -> bool:
+        """Before the end of a stream that can only be an error."""
+        return bool(self._buffer or _poller(self._from, select.POLLIN).poll(0))
+
     def receive(self, check: Check) -> tuple[bytes, bytes]:
         kind, length = HEADER.unpack(self._take(HEADER.size, check))
         return kind, self._take(length, check)
@@ -129,8 +132,7 @@ class _Agent:
         return taken
 
     def _wait(self, fd: int, event: int, check: Check) -> None:
-        poller = select.poll()
-        poller.register(fd, event)
+        poller = _poller(fd, event)
         while not poller.poll(LOOK * 1000):
             check()
 
@@ -152,6 +154,12 @@ class _Agent:
             self._child.stderr.close()
 
 
+def _poller(fd: int, event: int) -> select.poll:
+    poller = select.poll()
+    poller.register(fd, event)
+    return poller
+
+
 class AgentFiles:
     """`Files` through the wrapper. Thread-safe: operations wait for each other."""
 
@@ -162,8 +170,13 @@ class AgentFiles:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        with self._lock:
+        # An operation that nobody reads on is not waited for.
+        locked = self._lock.acquire(timeout=CLOSE_SECONDS)
+        try:
             self._drop()
+        finally:
+            if locked:
+                self._lock.release()
 
     def _drop(self) -> None:
         if self._agent is not None:
@@ -185,11 +198,10 @@ class AgentFiles:
             agent.send(json_frame(CALL, {"op": operation, "args": dict(arguments)}), check)
             yield agent
         except BaseException as error:
-            # An error that the agent reported after its stream leaves it ready for the next one.
-            if not isinstance(error, _Reported) or error.ended:
-                self._drop()
+            # After an error that it reported itself the agent is ready for the next operation.
             if isinstance(error, _Reported):
                 raise error.cause from None
+            self._drop()
             raise
         finally:
             self._lock.release()
@@ -220,16 +232,15 @@ class AgentFiles:
 
     def call(self, operation: str, arguments: Mapping[str, Any], *, check: Check) -> Any:
         with self._operation(operation, arguments, check) as agent:
-            return _result(agent, check, ended=False)
+            return _result(agent, check)
 
 
 class _Reported(Exception):
-    """An error of the agent's operation; `ended` where the agent cannot serve another."""
+    """An error of the agent's operation, kept apart from errors on this side of the pipe."""
 
-    def __init__(self, cause: OSError, *, ended: bool) -> None:
+    def __init__(self, cause: OSError) -> None:
         super().__init__(str(cause))
         self.cause = cause
-        self.ended = ended
 
 
 def _send_stream(agent: _Agent, stream: Iterable[Entry | bytes], check: Check) -> Any:
@@ -241,11 +252,13 @@ def _send_stream(agent: _Agent, stream: Iterable[Entry | bytes], check: Check) -
             if len(batch) >= BATCH:
                 agent.send(bytes(batch), check)
                 batch.clear()
+                if agent.has_answered():
+                    break
         agent.send(bytes(batch) + frame(END), check)
     except BrokenPipeError:
-        # It stopped in the middle, and said why before it closed the pipe.
+        # It is gone; what it said last is still to be read.
         pass
-    return _result(agent, check, ended=True)
+    return _result(agent, check)
 
 
 def _next_item(agent: _Agent, check: Check) -> Entry | bytes | None:
@@ -253,17 +266,17 @@ def _next_item(agent: _Agent, check: Check) -> Entry | bytes | None:
     kind, payload = agent.receive(check)
     if kind in (DATA, ENTRY):
         return item_of(kind, payload)
-    _raise_reported(kind, payload, ended=False)
+    _raise_reported(kind, payload)
     return None
 
 
-def _result(agent: _Agent, check: Check, *, ended: bool) -> Any:
+def _result(agent: _Agent, check: Check) -> Any:
     kind, payload = agent.receive(check)
-    _raise_reported(kind, payload, ended=ended)
+    _raise_reported(kind, payload)
     return json.loads(payload)
 
 
-def _raise_reported(kind: bytes, payload: bytes, *, ended: bool) -> None:
+def _raise_reported(kind: bytes, payload: bytes) -> None:
     if kind == ERROR:
         number, words, filename = json.loads(payload)
-        raise _Reported(OSError(number or errno.EIO, words, filename), ended=ended)
+        raise _Reported(OSError(number or errno.EIO, words, filename))

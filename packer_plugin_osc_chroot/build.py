@@ -236,8 +236,12 @@ def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None
 
 
 def _show_times(ui: Ui, timings: list[Timing]) -> None:
+    """What took at least a tenth of a second, and the whole."""
     ui.say("Where the time went:")
+    shown = [timing for timing in timings if timing.seconds >= 0.05]
     width = max(len(timing.name) for timing in timings)
-    for timing in timings:
+    for timing in shown:
         beside = "  (beside the others)" if timing.beside else ""
         ui.message(f"{timing.name:<{width}} {timing.seconds:7.1f} s{beside}")
+    whole = sum(timing.seconds for timing in timings if not timing.beside)
+    ui.message(f"{'all':<{width}} {whole:7.1f} s")

@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from packer_plugin_osc_chroot.server import serve as run
 
-    return run(arguments.socket)
+    run(arguments.socket)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ USER_AGENT = f"packer-plugin-osc-chroot/{VERSION}"
 _TIMEOUT = (5.0, 60.0)
 # How long a call that keeps failing is repeated, in seconds; and the longest pause between two tries.
 _RETRY_SECONDS = 120.0
+# The same as long as the endpoint has never answered: it is more likely wrong than down.
+_FIRST_RETRY_SECONDS = 6.0
 _RETRY_PAUSE = 15.0
 # One build asks a handful of things at a time.
 _CONNECTIONS = 16
@@ -44,6 +46,7 @@ class Cloud:
     def __init__(self, credentials: Credentials, *, region: str) -> None:
         self.region = region
         self.endpoint = credentials.endpoint_url(region)
+        self._answered = False
         self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
         self._call = _Call(
             profile=Profile(
@@ -109,7 +112,7 @@ class Cloud:
         retrying = Retrying(
             retry=retry_if_exception(worth_repeating),
             wait=wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE),
-            stop=stop_after_delay(_RETRY_SECONDS),
+            stop=stop_after_delay(_RETRY_SECONDS if self._answered else _FIRST_RETRY_SECONDS),
             sleep=token.sleep,
             reraise=True,
         )
@@ -118,6 +121,7 @@ class Cloud:
     def _once(self, action: str, body: Mapping[str, Any]) -> Json:
         try:
             answer = self._call.api(action, **body)
+            self._answered = True
         except requests.exceptions.SSLError as error:
             raise CloudError(
                 f"{action}: the TLS certificate of {self.endpoint} is not accepted ({_root(error)})",

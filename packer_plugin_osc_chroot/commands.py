@@ -29,7 +29,6 @@ _PACKAGES = {
     "blockdev": "util-linux",
     "chroot": "coreutils",
     "env": "coreutils",
-    "kill": "procps",
     "losetup": "util-linux",
     "lsblk": "util-linux",
     "mkdir": "coreutils",
@@ -43,11 +42,19 @@ _PACKAGES = {
 }
 
 
+# Started through a wrapper, the agent has neither our working directory nor our PYTHONPATH.
+_START_AGENT = (
+    "import sys; sys.path.insert(0, {directory!r}); "
+    "from packer_plugin_osc_chroot.agent import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
 def default_agent_argv() -> tuple[str, ...]:
     """How this program starts itself as the agent, frozen or not."""
     if getattr(sys, "frozen", False):
         return (sys.executable, "agent")
-    return (sys.executable, "-m", "packer_plugin_osc_chroot.agent")
+    directory = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    return (sys.executable, "-c", _START_AGENT.format(directory=directory))
 
 
 @dataclass(frozen=True)
@@ -122,7 +129,8 @@ class Host:
                 refused.append(pid)
         if refused and self.wrap is not None:
             name = number.name.removeprefix("SIG")
-            argv = ["kill", "-s", name, "--", *map(str, refused)]
+            # The shell's own kill: not every system has the program.
+            argv = ["/bin/sh", "-c", 'kill -s "$0" "$@"', name, *map(str, refused)]
             self.run(argv, token=CancelToken(deadline=5), success=range(256))
 
     def _run(

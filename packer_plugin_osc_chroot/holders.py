@@ -3,8 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from packer_plugin_osc_chroot.agent_client import AgentFiles
 from packer_plugin_osc_chroot.cancel import CancelToken
@@ -18,29 +18,33 @@ KILL_GRACE = 2.0
 SHOWN = 20
 
 
-def ask(host: Host, operation: str, arguments: dict[str, Any], *, token: CancelToken) -> Any:
-    """One operation that needs privileges but no root directory."""
+@contextmanager
+def machine_files(host: Host) -> Iterator[Files]:
+    """For operations that need privileges but no root: starts an agent only when it is used."""
     files: Files = LocalFiles("/") if host.wrap is None else AgentFiles(host, "/")
     try:
-        return files.call(operation, arguments, check=token.check)
+        yield files
     finally:
         files.close()
 
 
-def find(
-    host: Host, mount_point: str, *, token: CancelToken, spare: Collection[int] = ()
-) -> list[Holder]:
+def find(files: Files, mount_point: str, *, token: CancelToken) -> list[Holder]:
     """Never this process or those above it (Packer, the user's shell)."""
-    arguments = {"mount_point": mount_point, "spare": [os.getpid(), *spare]}
-    found = ask(host, "find_holders", arguments, token=token)
-    return [Holder(*each) for each in found]
+    arguments = {"mount_point": mount_point, "spare": [os.getpid()]}
+    return [Holder(*each) for each in files.call("find_holders", arguments, check=token.check)]
 
 
 def end_holders(
-    host: Host, mount_point: str, *, ui: Ui, token: CancelToken, term_grace: float = TERM_GRACE
+    host: Host,
+    files: Files,
+    mount_point: str,
+    *,
+    ui: Ui,
+    token: CancelToken,
+    term_grace: float = TERM_GRACE,
 ) -> list[Holder]:
     """End what holds the mount. Returns those that are still there."""
-    held = find(host, mount_point, token=token)
+    held = find(files, mount_point, token=token)
     if not held:
         return []
     ui.message(f"{mount_point} is still in use; ending these processes:")
@@ -55,7 +59,10 @@ def end_holders(
         while held and time.monotonic() < deadline:
             token.sleep(pause)
             pause = min(pause * 1.5, 0.25)
-            held = find(host, mount_point, token=token)
+            before = {holder.pid for holder in held}
+            held = find(files, mount_point, token=token)
+            # What it started meanwhile, or what starts it again, goes the same way.
+            host.kill([each.pid for each in held if each.pid not in before], number)
         if not held:
             return []
         if number is signal.SIGTERM:

@@ -21,6 +21,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.commands import Host
 from packer_plugin_osc_chroot.errors import BuildError, CommandError, UndoError
 from packer_plugin_osc_chroot.mountinfo import mounts_below
+from packer_plugin_osc_chroot.rootfs import Files
 from packer_plugin_osc_chroot.transfer import RootFs, failure
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -61,7 +62,14 @@ def mount(
 
 
 def umount(
-    host: Host, target: str, *, root: str, ui: Ui, token: CancelToken, hurry: bool = False
+    host: Host,
+    files: Files,
+    target: str,
+    *,
+    root: str,
+    ui: Ui,
+    token: CancelToken,
+    hurry: bool = False,
 ) -> None:
     """Unmount; whoever below `root` keeps it busy is named and ended. Raises UndoError."""
     failed: CommandError | None = None
@@ -77,10 +85,10 @@ def umount(
                 break
         if attempt == 0:
             grace = 0.3 if hurry else holders.TERM_GRACE
-            holders.end_holders(host, root, ui=ui, token=token, term_grace=grace)
+            holders.end_holders(host, files, root, ui=ui, token=token, term_grace=grace)
         else:
             token.sleep(BUSY_PAUSE * 2**attempt)
-    left = [str(holder) for holder in holders.find(host, root, token=token)]
+    left = [str(holder) for holder in holders.find(files, root, token=token)]
     assert failed is not None
     raise UndoError(
         f"{target} cannot be unmounted: {failed.details[-1] if failed.details else failed}",
@@ -99,13 +107,14 @@ def umount_below(
     Goes on after a failure, so that as little as possible stays; raises the first one.
     """
     first: UndoError | None = None
-    for each in reversed(mounts_below(root)):
-        if each.mount_point == root and (not itself or first is not None):
-            continue
-        try:
-            umount(host, each.mount_point, root=root, ui=ui, token=token, hurry=hurry)
-        except UndoError as error:
-            first = first or error
+    with holders.machine_files(host) as files:
+        for each in reversed(mounts_below(root)):
+            if each.mount_point == root and (not itself or first is not None):
+                continue
+            try:
+                umount(host, files, each.mount_point, root=root, ui=ui, token=token, hurry=hurry)
+            except UndoError as error:
+                first = first or error
     if first is not None:
         raise first
 
@@ -139,11 +148,14 @@ def mounted_root(
     finally:
         undo = CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting {root} took too long")
         mounted = any(each.mount_point == root for each in mounts_below(root))
-        umount_below(host, root, itself=True, ui=ui, token=undo, hurry=token.cancelled)
-        if mounted:
-            _release(host, device, token=undo)
-        for path in reversed(made):
-            host.run(["rmdir", "--", path], token=undo, success=range(256))
+        try:
+            umount_below(host, root, itself=True, ui=ui, token=undo, hurry=token.cancelled)
+            if mounted:
+                _release(host, device, token=undo)
+        finally:
+            # Only what is empty goes: nothing is lost where the root is still mounted.
+            for path in reversed(made):
+                host.run(["rmdir", "--", path], token=undo, success=range(256))
 
 
 def _make_dirs(host: Host, path: str, *, made: list[str], token: CancelToken) -> None:
@@ -174,17 +186,19 @@ def _release(host: Host, device: str, *, token: CancelToken) -> None:
         return
     number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
     pause, waited = 0.02, 0.0
-    while holders.ask(host, "is_claimed", {"device": device}, token=token):
-        if waited >= RELEASE_SECONDS:
-            left = holders.ask(host, "find_mounters", {"device_number": number}, token=token)
-            raise UndoError(
-                f"{device} is unmounted here but still in use elsewhere",
-                left=left,
-                hint="A service or container keeps a copy of the mount: stop it.",
-            )
-        token.sleep(pause)
-        waited += pause
-        pause = min(pause * 2, 0.5)
+    with holders.machine_files(host) as files:
+        while files.call("is_claimed", {"device": device}, check=token.check):
+            if waited >= RELEASE_SECONDS:
+                arguments = {"device_number": number}
+                left = files.call("find_mounters", arguments, check=token.check)
+                raise UndoError(
+                    f"{device} is unmounted here but still in use elsewhere",
+                    left=left,
+                    hint="A service or container keeps a copy of the mount: stop it.",
+                )
+            token.sleep(pause)
+            waited += pause
+            pause = min(pause * 2, 0.5)
     host.run(["blockdev", "--flushbufs", device], token=token)
 
 

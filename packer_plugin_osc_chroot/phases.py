@@ -26,6 +26,10 @@ T = TypeVar("T")
 # Seconds that undoing one thing may take before it is given up and reported as left.
 UNDO_SECONDS = 300.0
 
+# What -on-error=abort left standing. A generator that is dropped runs its `finally`, so the managers
+# must outlive the build, and the process must end without finalising them (see `server.py`).
+_kept_for_ever: list["_Entry"] = []
+
 
 def undo_token() -> CancelToken:
     """Undoing goes on whatever happened to the build, for a limited time."""
@@ -215,6 +219,7 @@ class Phases:
 
     def _report_kept(self) -> None:
         """What -on-error=abort left standing, newest first."""
+        _kept_for_ever.extend(self._entries)
         if not self._entries:
             return
         self._ui.error("Nothing is undone (-on-error). Still there, to be removed in this order:")

@@ -80,10 +80,10 @@ def run_process(
         os.close(stop_read)
     assert child.stdout is not None and child.stderr is not None
     sinks = {child.stdout.fileno(): on_stdout, child.stderr.fileno(): on_stderr}
-    cancel_read, cancel_write = os.pipe()
+    alarm = _Alarm()
     try:
-        with token.on_cancel(lambda: _write_byte(cancel_write)):
-            _pump(sinks, wake=wake_read, cancel=cancel_read, exited=exited, token=token)
+        with token.on_cancel(alarm.ring):
+            _pump(sinks, wake=wake_read, cancel=alarm.fd, exited=exited, token=token)
     except BaseException:
         end_family(Family(child.pid, mark=mark), kill=kill, exited=exited)
         raise
@@ -97,13 +97,27 @@ def run_process(
             waiter.join()
             os.close(wake_read)
             os.close(wake_write)
-        os.close(cancel_read)
-        os.close(cancel_write)
+        alarm.close()
     return child.returncode
 
 
-def _write_byte(fd: int) -> None:
-    os.write(fd, b"x")
+class _Alarm:
+    """Makes a descriptor readable from another thread, which may come late: after the close."""
+
+    def __init__(self) -> None:
+        self.fd, self._write = os.pipe()
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        with self._lock:
+            if self._write >= 0:
+                os.write(self._write, b"x")
+
+    def close(self) -> None:
+        with self._lock:
+            os.close(self.fd)
+            os.close(self._write)
+            self._write = -1
 
 
 def _pump(

@@ -7,8 +7,9 @@ serves a `LocalFiles` of its own to `agent_client.py`. Nothing here knows of bui
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
 from packer_plugin_osc_chroot import holders_scan, placed_files
@@ -27,6 +28,8 @@ from packer_plugin_osc_chroot.trees import (
 # JSON's values: what an operation takes and gives has to pass through the agent's pipe.
 Json = Any
 Check = Callable[[], None]
+# A cancelled transfer notices within a chunk; a download that nobody reads on is not waited for.
+CLOSE_SECONDS = 3.0
 
 
 class Files(Protocol):
@@ -51,31 +54,50 @@ class Files(Protocol):
         """Returns the entries of the stream that could not be copied."""
 
     def call(self, operation: str, arguments: Mapping[str, Json], *, check: Check) -> Json:
-        """One of the small operations in `OPERATIONS`."""
+        """One of the small operations in the two tables below."""
 
     def close(self) -> None: ...
 
 
 class LocalFiles:
-    """Opens the root when it is first needed; until then it keeps no filesystem busy."""
+    """Opens the root when it is first needed; until then it keeps no filesystem busy.
+
+    Thread-safe: operations go on side by side, and closing waits for them.
+    """
 
     def __init__(self, root: str) -> None:
         self._root = root
         self._opened: Rooted | None = None
+        self._users = 0
+        self._closed = False
+        self._changed = threading.Condition()
 
-    @property
-    def rooted(self) -> Rooted:
-        if self._opened is None:
-            self._opened = Rooted(self._root)
-        return self._opened
+    @contextmanager
+    def _open_root(self) -> Iterator[Rooted]:
+        with self._changed:
+            if self._closed:
+                raise OSError(errno.ESHUTDOWN, "the root is being unmounted", self._root)
+            if self._opened is None:
+                self._opened = Rooted(self._root)
+            opened = self._opened
+            self._users += 1
+        try:
+            yield opened
+        finally:
+            with self._changed:
+                self._users -= 1
+                self._changed.notify_all()
 
     def close(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
+        with self._changed:
+            self._closed = True
+            self._changed.wait_for(lambda: self._users == 0, timeout=CLOSE_SECONDS)
+            if self._opened is not None:
+                self._opened.close()
 
     def read_file(self, path: str, *, check: Check) -> Iterator[bytes]:
         with ExitStack() as stack:
-            with self.rooted.find(path) as spot:
+            with stack.enter_context(self._open_root()).find(path) as spot:
                 if spot.stat is None:
                     raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), spot.real)
                 if spot.is_dir:
@@ -96,12 +118,12 @@ class LocalFiles:
                 yield chunk
 
     def write_file(self, path: str, chunks: Iterable[bytes], *, mode: int, check: Check) -> None:
-        with self.rooted.find(path) as spot:
+        with self._open_root() as rooted, rooted.find(path) as spot:
             if spot.is_dir or path.endswith("/"):
                 raise OSError(errno.EISDIR, "is a folder", path)
             try:
                 fd, is_new = open_for_writing(
-                    spot.directory, spot.name, rooted=self.rooted, real=spot.real, mode=mode
+                    spot.directory, spot.name, rooted=rooted, real=spot.real, mode=mode
                 )
             except OSError as error:
                 raise OSError(error.errno, error.strerror, spot.real) from None
@@ -111,7 +133,8 @@ class LocalFiles:
                     write_all(fd, chunk)
             except BaseException as error:
                 if is_new:
-                    os.unlink(spot.name, dir_fd=spot.directory)
+                    with suppress(OSError):
+                        os.unlink(spot.name, dir_fd=spot.directory)
                 if isinstance(error, OSError) and error.filename is None:
                     raise OSError(error.errno, error.strerror, spot.real) from None
                 raise
@@ -122,7 +145,7 @@ class LocalFiles:
         self, path: str, *, prefix: str, exclude: Collection[str], check: Check
     ) -> Stream:
         with ExitStack() as stack:
-            with self.rooted.find(path) as spot:
+            with stack.enter_context(self._open_root()).find(path) as spot:
                 if spot.stat is None:
                     raise OSError(errno.ENOENT, os.strerror(errno.ENOENT), spot.real)
                 if not spot.is_dir:
@@ -137,24 +160,26 @@ class LocalFiles:
         self, path: str, stream: Iterable[Entry | bytes], *, check: Check
     ) -> list[Entry]:
         skipped: list[Entry] = []
-        with self.rooted.find(path) as spot:
+        with ExitStack() as stack:
+            rooted = stack.enter_context(self._open_root())
+            spot = stack.enter_context(rooted.find(path))
             if spot.stat is None:
                 os.mkdir(spot.name, 0o755, dir_fd=spot.directory)
                 os.chmod(spot.name, 0o755, dir_fd=spot.directory)
             elif not spot.is_dir:
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), spot.real)
             top = spot.open_dir()
-            real = spot.real
-        try:
-            writer = TreeWriter(top, rooted=self.rooted, real=real, on_skipped=skipped.append)
+            stack.callback(os.close, top)
+            writer = TreeWriter(top, rooted=rooted, real=spot.real, on_skipped=skipped.append)
             writer.write(checked(stream, check))
-        finally:
-            os.close(top)
         return skipped
 
     def call(self, operation: str, arguments: Mapping[str, Json], *, check: Check) -> Json:
         check()
-        return OPERATIONS[operation](self, arguments)
+        if operation in HOST_OPERATIONS:
+            return HOST_OPERATIONS[operation](arguments)
+        with self._open_root() as rooted:
+            return ROOT_OPERATIONS[operation](rooted, arguments)
 
 
 def checked(stream: Iterable[Entry | bytes], check: Check) -> Stream:
@@ -163,29 +188,29 @@ def checked(stream: Iterable[Entry | bytes], check: Check) -> Stream:
         yield item
 
 
-def _place(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
-    return placed_files.place(files.rooted, arguments["path"])
+def _place(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
+    return placed_files.place(rooted, arguments["path"])
 
 
-def _put_back(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
-    return placed_files.put_back(files.rooted, arguments["placed"])
+def _put_back(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
+    return placed_files.put_back(rooted, arguments["placed"])
 
 
-def _make_mount_point(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
+def _make_mount_point(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
     """Find the mount point, made where it is missing: its real path and what was made, in order."""
     made: list[str] = []
     path, as_file = arguments["path"], arguments["as_file"]
     try:
-        with files.rooted.find(path) as spot:
+        with rooted.find(path) as spot:
             exists, real = spot.stat is not None, spot.real
     except FileNotFoundError as error:
         # The path up to the first component that is missing: made, then the rest again.
         missing = error.filename
-        made += _make_mount_point(files, {"path": missing, "as_file": False})["made"]
-        again = _make_mount_point(files, arguments)
+        made += _make_mount_point(rooted, {"path": missing, "as_file": False})["made"]
+        again = _make_mount_point(rooted, arguments)
         return {"real": again["real"], "made": made + again["made"]}
     if not exists:
-        with files.rooted.find(real) as spot:
+        with rooted.find(real) as spot:
             if as_file:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 os.close(os.open(spot.name, flags, 0o644, dir_fd=spot.directory))
@@ -196,11 +221,11 @@ def _make_mount_point(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
     return {"real": real, "made": made}
 
 
-def _remove_made(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
+def _remove_made(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
     """Remove mount points that were made, where nothing was put into them since."""
     for path in reversed(arguments["made"]):
         try:
-            with files.rooted.find(path, follow=False) as spot:
+            with rooted.find(path, follow=False) as spot:
                 if spot.is_dir:
                     os.rmdir(spot.name, dir_fd=spot.directory)
                 elif spot.stat is not None and spot.stat.st_size == 0:
@@ -210,12 +235,12 @@ def _remove_made(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
     return None
 
 
-def _find_holders(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
+def _find_holders(arguments: Mapping[str, Json]) -> Json:
     found = holders_scan.find_holders(arguments["mount_point"], spare=arguments["spare"])
     return [[holder.pid, holder.command, holder.why] for holder in found]
 
 
-def _is_claimed(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
+def _is_claimed(arguments: Mapping[str, Json]) -> Json:
     """Whether a mount (in any namespace) or another claimant still has the block device."""
     try:
         os.close(os.open(arguments["device"], os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
@@ -226,15 +251,19 @@ def _is_claimed(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
     return False
 
 
-def _find_mounters(files: LocalFiles, arguments: Mapping[str, Json]) -> Json:
+def _find_mounters(arguments: Mapping[str, Json]) -> Json:
     return holders_scan.find_mounters(arguments["device_number"])
 
 
-OPERATIONS: Mapping[str, Callable[[LocalFiles, Mapping[str, Json]], Json]] = {
+ROOT_OPERATIONS: Mapping[str, Callable[[Rooted, Mapping[str, Json]], Json]] = {
     "place": _place,
     "put_back": _put_back,
     "make_mount_point": _make_mount_point,
     "remove_made": _remove_made,
+}
+
+# These concern the machine and leave the root alone, so that they can help to unmount it.
+HOST_OPERATIONS: Mapping[str, Callable[[Mapping[str, Json]], Json]] = {
     "find_holders": _find_holders,
     "find_mounters": _find_mounters,
     "is_claimed": _is_claimed,

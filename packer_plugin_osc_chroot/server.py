@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
@@ -39,14 +39,15 @@ class _Terminated(BaseException):
     """SIGTERM arrived."""
 
 
-def serve(socket: Path) -> int:
-    """Serve until the lifeline ends; returns the exit status. The socket's directory is ours."""
+def serve(socket: Path) -> NoReturn:
+    """Serve until the lifeline ends, then end the process. The socket's directory is ours."""
     redact = Redactor()
     _log_to_stderr(redact)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _terminate)
     registry = Registry(environ=dict(os.environ), redact=redact)
+    status = 1
     try:
         try:
             token = _read_line(0)
@@ -64,9 +65,15 @@ def serve(socket: Path) -> int:
         registry.cancel_all(reason)
         registry.join()
         server.stop(grace=0.5)
+        status = 0
+    except Exception:
+        log.exception("the service failed")
     finally:
         shutil.rmtree(socket.parent, ignore_errors=True)
-    return 0
+        logging.shutdown()
+        # Without finalisers: they would undo what -on-error=abort was asked to keep, and wait for
+        # threads that hang on a network which may be gone.
+        os._exit(status)
 
 
 def _start(socket: Path, token: str, registry: Registry) -> grpc.Server:

@@ -69,7 +69,8 @@ class RunStream:
         self._ui(pb.UiMessage.SAY, text)
 
     def message(self, text: str) -> None:
-        self._ui(pb.UiMessage.MESSAGE, text)
+        # Packer shows both kinds alike; the indent makes the difference between headline and detail.
+        self._ui(pb.UiMessage.MESSAGE, "\n".join(f"    {line}" for line in text.split("\n")))
 
     def error(self, text: str) -> None:
         self._ui(pb.UiMessage.ERROR, text)

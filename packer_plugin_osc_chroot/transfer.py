@@ -149,7 +149,10 @@ def _told(what: str) -> Iterator[None]:
 def failure(what: str, error: OSError) -> BuildError:
     where = error.filename if isinstance(error.filename, str) else ""
     hint = ""
-    if error.errno == errno.ENOENT:
+    if error.strerror not in (None, os.strerror(error.errno or 0)):
+        # Our own words are better than any made from the number.
+        reason = f"{where}: {error.strerror}" if where else str(error.strerror)
+    elif error.errno == errno.ENOENT:
         reason = f"{where or 'a folder'} does not exist"
         hint = "Make it first, with a shell provisioner." if what.startswith("upload") else ""
     elif error.errno == errno.ENOTDIR:
@@ -159,7 +162,7 @@ def failure(what: str, error: OSError) -> BuildError:
         hint = "A larger root_volume_size gives more." if what.startswith("upload") else ""
     elif error.errno == errno.EROFS:
         reason = f"{where or 'it'} is on a read-only filesystem"
-    elif error.errno == errno.ELOOP and error.strerror == os.strerror(errno.ELOOP):
+    elif error.errno == errno.ELOOP:
         reason = f"too many symlinks at {where}"
     else:
         reason = f"{where}: {error.strerror}" if where else str(error.strerror)

@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from packer_plugin_osc_chroot.rooted import Rooted
@@ -195,7 +196,7 @@ class TreeWriter:
             mode = None
         try:
             fd = os.open(name, DIR_FLAGS, dir_fd=directory)
-        except (NotADirectoryError, OSError) as error:
+        except OSError as error:
             if self._rooted is None or error.errno not in (errno.ENOTDIR, errno.ELOOP):
                 raise
             with self._rooted.find(real) as spot:
@@ -220,7 +221,8 @@ class TreeWriter:
         if self._file >= 0:
             os.close(self._file)
             if self._file_is_new:
-                os.unlink(self._file_at[0], dir_fd=self._file_at[1])
+                with suppress(OSError):
+                    os.unlink(self._file_at[0], dir_fd=self._file_at[1])
         while self._levels:
             self._leave()
 

@@ -117,7 +117,9 @@ def run(*arguments: str) -> None:
     }
     status = subprocess.run([sys.executable, *arguments], env=environment, cwd=ROOT).returncode
     if status != 0:
-        raise BundleError(f"python {' '.join(arguments[:2])} ended with status {status} (see above)")
+        raise BundleError(
+            f"python {' '.join(arguments[:2])} ended with status {status} (see above)"
+        )
 
 
 def _package(name: str) -> Path:

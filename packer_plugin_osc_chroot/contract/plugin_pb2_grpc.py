@@ -77,7 +77,8 @@ class BuilderServicer:
 
     def Cancel(self, request, context):
         """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once,
-        and is harmless before and after Run.
+        and is harmless before and after Run. The shim repeats it every second until Run has ended, since
+        the first call may overtake the stream that it is meant for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +242,8 @@ class CommunicatorServicer:
 
     def Start(self, request_iterator, context):
         """Start runs a command. The shim's first message is `command`, then standard input, and half
-        closes the stream at its end. The service ends the stream after `exit_status`.
+        closes the stream at its end. The service sends its initial metadata as soon as the command runs:
+        a status before that means that it was never started. It ends the stream after `exit_status`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -56,7 +56,8 @@ class BuilderStub:
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_plugin_pb2.CancelRequest, _plugin_pb2.CancelResponse]
     """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once,
-    and is harmless before and after Run.
+    and is harmless before and after Run. The shim repeats it every second until Run has ended, since
+    the first call may overtake the stream that it is meant for.
     """
 
 @_typing.type_check_only
@@ -77,7 +78,8 @@ class BuilderAsyncStub(BuilderStub):
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_plugin_pb2.CancelRequest, _plugin_pb2.CancelResponse]  # type: ignore[assignment]
     """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once,
-    and is harmless before and after Run.
+    and is harmless before and after Run. The shim repeats it every second until Run has ended, since
+    the first call may overtake the stream that it is meant for.
     """
 
 class BuilderServicer(metaclass=_abc_1.ABCMeta):
@@ -113,7 +115,8 @@ class BuilderServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_plugin_pb2.CancelResponse, _abc.Awaitable[_plugin_pb2.CancelResponse]]:
         """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once,
-        and is harmless before and after Run.
+        and is harmless before and after Run. The shim repeats it every second until Run has ended, since
+        the first call may overtake the stream that it is meant for.
         """
 
 def add_BuilderServicer_to_server(servicer: BuilderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -129,7 +132,8 @@ class CommunicatorStub:
     def __new__(cls, channel: _aio.Channel) -> CommunicatorAsyncStub: ...
     Start: _grpc.StreamStreamMultiCallable[_plugin_pb2.StartRequest, _plugin_pb2.StartEvent]
     """Start runs a command. The shim's first message is `command`, then standard input, and half
-    closes the stream at its end. The service ends the stream after `exit_status`.
+    closes the stream at its end. The service sends its initial metadata as soon as the command runs:
+    a status before that means that it was never started. It ends the stream after `exit_status`.
     """
     Upload: _grpc.StreamUnaryMultiCallable[_plugin_pb2.UploadRequest, _plugin_pb2.UploadResponse]
     """Upload writes one file. The first message names it, the others carry its content."""
@@ -149,7 +153,8 @@ class CommunicatorAsyncStub(CommunicatorStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Start: _aio.StreamStreamMultiCallable[_plugin_pb2.StartRequest, _plugin_pb2.StartEvent]  # type: ignore[assignment]
     """Start runs a command. The shim's first message is `command`, then standard input, and half
-    closes the stream at its end. The service ends the stream after `exit_status`.
+    closes the stream at its end. The service sends its initial metadata as soon as the command runs:
+    a status before that means that it was never started. It ends the stream after `exit_status`.
     """
     Upload: _aio.StreamUnaryMultiCallable[_plugin_pb2.UploadRequest, _plugin_pb2.UploadResponse]  # type: ignore[assignment]
     """Upload writes one file. The first message names it, the others carry its content."""
@@ -172,7 +177,8 @@ class CommunicatorServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_plugin_pb2.StartEvent], _abc.AsyncIterator[_plugin_pb2.StartEvent]]:
         """Start runs a command. The shim's first message is `command`, then standard input, and half
-        closes the stream at its end. The service ends the stream after `exit_status`.
+        closes the stream at its end. The service sends its initial metadata as soon as the command runs:
+        a status before that means that it was never started. It ends the stream after `exit_status`.
         """
 
     @_abc_1.abstractmethod

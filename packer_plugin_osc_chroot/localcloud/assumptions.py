@@ -46,8 +46,8 @@ SNAPSHOT_QUEUE_SHARE = 0.1
 # what was on it when CreateSnapshot was called. Writing to it before the snapshot is completed is a
 # defect of the caller. CreateVolume and CreateImage want the snapshot completed.
 
-# A link counts from LinkVolume on: the volume is in-use, its name taken, the link attaching.
-# /dev/sdX and /dev/xvdX are one name.
+# A link counts from LinkVolume on: the volume is in-use, its name taken, the link attaching. Only
+# an attached one can be unlinked. /dev/sdX and /dev/xvdX are one name.
 LINK_DEVICE_NAME = re.compile(r"/dev/(?:sd|xvd)(?P<letters>[b-z][a-z]?)")
 ROOT_DEVICE_NAME = "/dev/sda1"
 VIRTUAL_DEVICE_NAME = re.compile(r"ephemeral\d+")

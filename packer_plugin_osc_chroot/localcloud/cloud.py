@@ -5,7 +5,9 @@ All that it made on the machine is gone when the `with` block ends, whatever is 
 
 import asyncio
 import json
+import os
 import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -186,6 +188,11 @@ class LocalCloud:
     def child_environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """`base` for a command that is to see this Region and no real one."""
         kept = {name: value for name, value in base.items() if not _names_a_cloud(name)}
+        if getattr(sys, "frozen", False):
+            # PyInstaller's start put the bundle's libraries here, and kept what was there before.
+            kept.pop("LD_LIBRARY_PATH", None)
+            if "LD_LIBRARY_PATH_ORIG" in kept:
+                kept["LD_LIBRARY_PATH"] = kept.pop("LD_LIBRARY_PATH_ORIG")
         # A proxy does not reach this machine's loopback.
         for name in ("no_proxy", "NO_PROXY"):
             kept[name] = ",".join(part for part in (base.get(name, ""), _HOST) if part)
@@ -264,8 +271,13 @@ class LocalCloud:
 
     def export(self, image_id: str, file: Path) -> None:
         """Write an OMI's root volume as a raw disk image; replaces `file`."""
-        file.unlink(missing_ok=True)
-        copy_sparse(self.root_image(image_id), file)
+        part = file.with_name(f".{file.name}.part")
+        part.unlink(missing_ok=True)
+        try:
+            copy_sparse(self.root_image(image_id), part)
+            os.replace(part, file)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 _KEY_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"

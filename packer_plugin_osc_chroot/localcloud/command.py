@@ -35,8 +35,8 @@ Ctrl-C goes to COMMAND as usual; the Region stays up until COMMAND has ended. SI
 passed on to COMMAND; a second one kills it.
 
 Exit status: that of COMMAND (128 + N when signal N ended it); 1 when COMMAND succeeded but a
-defect was recorded (something that harms data on a real Region: unlinking a mounted volume, say), or it
-made no OMI to export; 2 for a wrong command line; 127 when COMMAND could not be started.
+defect was recorded (what harms data on a real Region: unlinking a mounted volume, say), or it made
+no OMI to export; 2 for a wrong command line; 127 when COMMAND could not be started.
 
 example:
   {PROGRAM} run --source-omi ami-12345678=debian.raw --export new.raw \\
@@ -53,10 +53,15 @@ def main(argv: list[str]) -> int:
     options_argv, command = _split(argv)
     options = _parser().parse_args(options_argv)
     try:
-        return _run(options, command)
+        _check(options, command)
     except UsageError as error:
         print(f"{PROGRAM} run: {error}", file=sys.stderr)
         return 2
+    try:
+        return _run(options, command)
+    except OSError as error:
+        _say(f"{error.filename or 'this machine'}: {error.strerror or error}")
+        return 1
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -82,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         "--source-omi",
         metavar="ID=FILE",
         action="append",
+        default=[],
         type=_source_omi,
         help="make the raw disk image FILE the OMI with this id (repeatable; FILE is only read, and"
         " must not change meanwhile)",
@@ -127,7 +133,17 @@ def _source_omi(text: str) -> tuple[str, Path]:
     return image_id, file
 
 
-def _check_machine() -> None:
+def _check(options: argparse.Namespace, command: list[str]) -> None:
+    """All that can be known to fail before COMMAND runs for minutes. Raises UsageError."""
+    if not command:
+        raise UsageError("no COMMAND: put it after --")
+    sources = [image_id for image_id, _ in options.source_omi]
+    for image_id in sources:
+        if sources.count(image_id) > 1:
+            raise UsageError(f"--source-omi names {image_id} more than once")
+    for name, file in (("--record", options.record), ("--export", options.export)):
+        if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+            raise UsageError(f"{name}: {file} cannot be written")
     if os.geteuid() != 0:
         raise UsageError(
             "linked volumes appear as loop devices, which needs root: run it with sudo"
@@ -137,10 +153,7 @@ def _check_machine() -> None:
 
 
 def _run(options: argparse.Namespace, command: list[str]) -> int:
-    if not command:
-        raise UsageError("no COMMAND: put it after --")
-    _check_machine()
-    sources = dict(options.source_omi) if options.source_omi else None
+    sources = dict(options.source_omi) or None
     cloud = LocalCloud(latency=options.latency, source_omis=sources, record=options.record)
     child = _Child()
     started = time.monotonic()
@@ -189,6 +202,8 @@ class _Child:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+        self._starting = False
+        self._early_signal = 0
         self._ended = False
         self._asked_to_end = False
 
@@ -207,17 +222,24 @@ class _Child:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ended:
             return  # Tidying up is quick, and must not be left halfway.
+        if number == signal.SIGINT and (self._starting or self._process is not None):
+            return  # From the terminal: COMMAND has got it too.
+        if self._starting:
+            self._early_signal = number
+            return
         if self._process is None:
             raise SystemExit(128 + number)
-        if number == signal.SIGINT:
-            return  # From the terminal: COMMAND has got it too.
         self._process.send_signal(signal.SIGKILL if self._asked_to_end else number)
         self._asked_to_end = True
 
     def run(self, command: list[str], environment: dict[str, str]) -> int:
         """Run COMMAND to its end: its exit status as a shell would have it."""
         try:
+            self._starting = True
             self._process = subprocess.Popen(command, env=environment)
+            self._starting = False
+            if self._early_signal:
+                self._process.send_signal(self._early_signal)
             status = self._process.wait()
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")

@@ -154,10 +154,16 @@ class Disks:
                 pass
             os.mknod(node, 0o660 | stat.S_IFBLK, device)
 
-    def flush(self, attachment: Attachment) -> int:
-        """Bring all that was written into the file; the sectors written so far."""
-        loops.flush(nodes_of(attachment.name))
-        return attachment.loop.sectors_written
+    def flush(self, attachment: Attachment) -> int | None:
+        """Bring all that was written into the file; the sectors written so far.
+
+        None when the disk is gone: its loop device may be another's by now.
+        """
+        with attachment.lock:
+            if attachment.gone:
+                return None
+            loops.flush(nodes_of(attachment.name))
+            return attachment.loop.sectors_written
 
     def mounts_of(self, attachment: Attachment) -> list[str]:
         return users.mounts_of(attachment.loop)

@@ -1,13 +1,12 @@
 """Source OMIs: raw disk images that a Region starts with, and a tiny one made on the spot."""
 
-import os
 import shutil
 import struct
-import subprocess
 import tempfile
 from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud.files import GIB, create_sparse
+from packer_plugin_osc_chroot.localcloud.tools import SEARCH_PATH, run_tool
 
 TINY_IMAGE_ID = "ami-00000001"
 
@@ -25,7 +24,7 @@ _FOLDERS = ("bin", "boot", "dev", "home", "proc", "root", "run", "sys", "tmp", "
 
 
 def can_make_tiny_image() -> bool:
-    return shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin:/bin") is not None
+    return shutil.which("mkfs.ext4", path=SEARCH_PATH) is not None
 
 
 def tiny_image(path: Path, *, tree: Path | None = None, size: int = GIB) -> Path:
@@ -40,14 +39,9 @@ def tiny_image(path: Path, *, tree: Path | None = None, size: int = GIB) -> Path
     with tempfile.TemporaryDirectory(prefix="osc-chroot-localcloud-tree-") as folder:
         root = tree if tree is not None else _make_tree(Path(folder))
         options = f"offset={_PARTITION_OFFSET},root_owner=0:0"
-        command = ["mkfs.ext4", "-q", "-F", "-L", "root", "-E", options, "-d", os.fspath(root)]
         blocks = f"{(size - _PARTITION_OFFSET) // 1024}k"
-        result = subprocess.run(
-            [*command, os.fspath(path), blocks],
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            check=False,
+        result = run_tool(
+            ["mkfs.ext4", "-q", "-F", "-L", "root", "-E", options, "-d", root, path, blocks]
         )
     if result.returncode != 0:
         path.unlink()

@@ -10,11 +10,12 @@ import os
 import re
 import stat
 import struct
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from packer_plugin_osc_chroot.localcloud.tools import run_tool
 
 LOOP_MAJOR = 7
 
@@ -24,6 +25,7 @@ _LOOP_CLR_FD = 0x4C01
 # The kernel refuses partitions on a loop device without this flag.
 _LO_FLAGS_PARTSCAN = 8
 _ATTEMPTS = 200
+_LAST_CLOSE_SECONDS = 1.0
 _SYS_BLOCK = Path("/sys/block")
 
 
@@ -128,7 +130,7 @@ def detach(device: LoopDevice, *, file: str) -> bool:
     if device.backing_file != file:
         return True
     if device.partitions():
-        subprocess.run(["partx", "--delete", device.path], capture_output=True, check=False)
+        run_tool(["partx", "--delete", device.path])
     try:
         handle = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
         try:
@@ -138,12 +140,13 @@ def detach(device: LoopDevice, *, file: str) -> bool:
     except OSError as error:
         if error.errno not in (errno.ENXIO, errno.EBUSY):
             raise
-    # The kernel clears it at the last close, which can be a moment after ours.
-    for _ in range(50):
-        if device.backing_file != file:
-            return True
+    # The kernel clears it at the last close, which is that of udev's probe where there is udev.
+    deadline = time.monotonic() + _LAST_CLOSE_SECONDS
+    while device.backing_file == file:
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.002)
-    return False
+    return True
 
 
 def flush(nodes: Iterable[Path]) -> None:
@@ -164,11 +167,10 @@ def read_partition_table(device: LoopDevice) -> None:
 
     partx, not BLKRRPART: kernels without partition parsers know none by themselves.
     """
-    update = ["partx", "--update", os.fspath(device.path)]
-    result = subprocess.run(update, capture_output=True, check=False)
+    result = run_tool(["partx", "--update", device.path])
     if result.returncode != 0 and device.partitions():
         # No table (any more): a filesystem on the whole disk, or wiped.
-        subprocess.run(["partx", "--delete", device.path], capture_output=True, check=False)
+        run_tool(["partx", "--delete", device.path])
 
 
 def loop_devices(directory: Path) -> Iterator[LoopDevice]:

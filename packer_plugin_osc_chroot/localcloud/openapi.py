@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +178,14 @@ def _document(condensed: Json) -> Document:
 
 
 def _official_texts() -> tuple[bytes, bytes]:
-    # The package itself is not imported: that alone costs a quarter of a second.
-    folder = resources.files("osc_sdk_python").joinpath("resources")
+    # Not importlib.resources, which imports the package: that costs a quarter of a second.
+    spec = find_spec("osc_sdk_python")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("osc-sdk-python is not installed: the localcloud needs it")
+    folder = Path(spec.submodule_search_locations[0]) / "resources"
     return (
-        folder.joinpath("outscale.yaml").read_bytes(),
-        folder.joinpath("gateway_errors.yaml").read_bytes(),
+        (folder / "outscale.yaml").read_bytes(),
+        (folder / "gateway_errors.yaml").read_bytes(),
     )
 
 

@@ -145,11 +145,10 @@ class Region:
         link.attachment, link.state = attachment, "attached"
 
     async def detach(self, volume: Volume, link: Link) -> None:
-        wait = asyncio.sleep(self.latency.unlink)
         attachment = link.attachment
         assert attachment is not None
-        await self._check_unused(volume, attachment)
-        await wait
+        wait = asyncio.sleep(self.latency.unlink)
+        await asyncio.gather(wait, self._check_unused(volume, attachment))
         await self._check_written(volume.volume_id)
         del self._attachments[link.slot]
         if not await self.on_disk(self.disks.detach, attachment):
@@ -193,7 +192,9 @@ class Region:
                 f"CreateSnapshot of {volume.volume_id} while {attachment.node} is mounted on"
                 f" {', '.join(mounts)}"
             )
-        snapshot.writes = attachment, await self.on_disk(self.disks.flush, attachment)
+        written = await self.on_disk(self.disks.flush, attachment)
+        if written is not None:
+            snapshot.writes = attachment, written
 
     async def _copy_after(
         self, flushed: asyncio.Future[None], snapshot: Snapshot, volume: Volume
@@ -212,7 +213,12 @@ class Region:
                 snapshot.state = "pending"
             await asyncio.sleep(min(_PROGRESS_SECONDS, duration - elapsed))
         snapshot.state = "pending"
-        await copy
+        try:
+            await copy
+        except OSError as error:
+            snapshot.state = "error"
+            self.record.add_defect(f"localcloud: copying for {snapshot.snapshot_id}: {error}")
+            return
         await self._check_written(snapshot.volume_id)
         if snapshot.state == "pending":
             snapshot.state, snapshot.progress = "completed", 100
@@ -222,16 +228,17 @@ class Region:
         for snapshot in list(self.snapshots.values()):
             if snapshot.volume_id != volume_id or snapshot.writes is None:
                 continue
-            attachment, before = snapshot.writes
-            if snapshot.state == "completed" or attachment.gone:
+            if snapshot.state == "completed":
                 continue
-            written = await self.on_disk(self.disks.flush, attachment) - before
-            if written and snapshot.writes is not None:
-                snapshot.writes = None
-                self.record.add_defect(
-                    f"{volume_id} ({attachment.node}) was written ({written} sectors) between"
-                    f" CreateSnapshot and the end of {snapshot.snapshot_id}"
-                )
+            attachment, before = snapshot.writes
+            written = await self.on_disk(self.disks.flush, attachment)
+            if written is None or written == before or snapshot.writes is None:
+                continue
+            snapshot.writes = None
+            self.record.add_defect(
+                f"{volume_id} ({attachment.node}) was written ({written - before} sectors) between"
+                f" CreateSnapshot and the end of {snapshot.snapshot_id}"
+            )
 
     async def remove_snapshot(self, snapshot: Snapshot) -> None:
         await asyncio.sleep(self.latency.delete)

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud import loops, users
+from packer_plugin_osc_chroot.localcloud.tools import run_tool
 
 _DEV = Path("/dev")
 
@@ -143,10 +143,8 @@ def unmount_tree(path: str) -> None:
     """Unmount `path` and all that is mounted below it; lazily where it is busy: its disk goes."""
     below = [mount.path for mount in users.mounts() if _is_below(mount.path, path)]
     for mount_path in reversed(below):
-        plain = subprocess.run(["umount", "--", mount_path], capture_output=True, check=False)
-        if plain.returncode != 0:
-            lazy = ["umount", "--lazy", "--", mount_path]
-            subprocess.run(lazy, capture_output=True, check=False)
+        if run_tool(["umount", "--", mount_path]).returncode != 0:
+            run_tool(["umount", "--lazy", "--", mount_path])
 
 
 def _is_below(path: str, parent: str) -> bool:

@@ -137,6 +137,12 @@ class ApiServer:
             return 200, await self._perform(call, request)
         except ApiError as error:
             status, entry = self._refusal(error)
+        except (web.HTTPRequestEntityTooLarge, web.RequestPayloadError, ConnectionError):
+            # A client that sent too much, or died: no fault of ours.
+            unread = ApiError(
+                "invalid-parameter-value", "The request could not be read to its end."
+            )
+            status, entry = self._refusal(unread)
         except Exception:
             trace = traceback.format_exc()
             self._record.add_defect(f"localcloud: {call.action} failed:\n{trace}")

@@ -34,17 +34,22 @@ def mounts(process: str = "self") -> list[Mount]:
 
 
 def mounts_of(device: LoopDevice) -> list[str]:
-    """Where the disk or a partition of it is mounted, with the namespace's process if not ours."""
+    """Where the disk or a partition of it is mounted, with the namespace's process if not ours.
+
+    Other namespaces mostly have what they got from ours: that is not said twice.
+    """
     numbers = device.device_numbers()
-    found = []
+    found: dict[str, str] = {}
     for process in ("self", *_other_namespaces()):
         try:
             lines = mounts(process)
         except OSError:
             continue  # Ended while we looked.
         suffix = "" if process == "self" else f" (in the mount namespace of process {process})"
-        found += [f"{line.path}{suffix}" for line in lines if line.device in numbers]
-    return found
+        for line in lines:
+            if line.device in numbers:
+                found.setdefault(line.path, f"{line.path}{suffix}")
+    return list(found.values())
 
 
 def _other_namespaces() -> Iterator[str]:

@@ -16,6 +16,7 @@ from packer_plugin_osc_chroot.template.values import (
     Byte,
     GoMap,
     GoSlice,
+    GoStruct,
     NoValue,
     Value,
     from_bytes,
@@ -154,12 +155,12 @@ def _printf(_call: Call, layout: str, *arguments: Value) -> str:
 
 def _as_text(arguments: tuple[Value, ...]) -> str:
     """The text that the escaping functions escape: nil shows as in an action's output."""
-    shown = [formatting.show(value) if _shows_as_action(value) else value for value in arguments]
+    shown = [value if _prints_itself(value) else formatting.show(value) for value in arguments]
     return formatting.sprint(shown)
 
 
-def _shows_as_action(value: Value) -> bool:
-    return value is None or isinstance(value, NoValue)
+def _prints_itself(value: Value) -> bool:
+    return not (value is None or isinstance(value, NoValue | GoStruct))
 
 
 _HTML = str.maketrans(

@@ -21,6 +21,7 @@ from packer_plugin_osc_chroot.template.scope import Parameter
 
 _SECTION_DEPTH = 10
 """Blocks inside each other in one Jinja block: CPython takes 20 loops."""
+_MAY_GIVE_NIL = SHORT_CIRCUIT | {"index"}
 _CHAIN_LENGTH = 50
 """Links of an `else if` chain in one Jinja block."""
 
@@ -68,6 +69,10 @@ def _do(name: str, *arguments: nodes.Expr) -> nodes.ExprStmt:
 
 def _fail(message: str) -> nodes.Call:
     return _call("fail", nodes.Const(message))
+
+
+def _jumps(block: tree.Branch | tree.Range) -> Sequence[str]:
+    return ("break", "continue") if block.escapes else ()
 
 
 class _Compiler:
@@ -132,7 +137,7 @@ class _Body:
                 return [self._jump("continue")]
             case tree.Branch() | tree.Range():
                 if self._depth >= _SECTION_DEPTH:
-                    return self._section((statement,), escapes=statement.escapes)
+                    return self._section((statement,), jumps=_jumps(statement))
                 self._depth += 1
                 block = nodes.Const(self._compiler.new_id())
                 inner = (
@@ -143,15 +148,17 @@ class _Body:
                 self._depth -= 1
                 return [_do("mark", block), *inner, _do("release", block)]
 
-    def _section(self, body: tree.Body, *, escapes: bool) -> list[nodes.Node]:
-        """The body in a Jinja block of its own, run at this place."""
+    def _section(self, body: tree.Body, *, jumps: Sequence[str]) -> list[nodes.Node]:
+        """The body in a Jinja block of its own, run at this place.
+
+        `jumps` are those in it that belong to a range around it.
+        """
         name = self._compiler.add(body)
         dot = nodes.Name(self._dot, "load")
         compiled: list[nodes.Node] = [nodes.Output([_call("section", nodes.Const(name), dot)])]
-        if escapes:
-            for kind in ("break", "continue"):
-                jumped = _call("jumped", nodes.Const(kind))
-                compiled.append(nodes.If(jumped, [self._jump(kind)], [], []))
+        for kind in jumps:
+            jumped = _call("jumped", nodes.Const(kind))
+            compiled.append(nodes.If(jumped, [self._jump(kind)], [], []))
         return compiled
 
     def _jump(self, kind: str) -> nodes.Node:
@@ -166,8 +173,7 @@ class _Body:
         while len(otherwise) == 1 and isinstance(otherwise[0], tree.Branch):
             # An else branch that is another branch is an `else if`, and shares our variables' end.
             if len(links) == _CHAIN_LENGTH:
-                escapes = otherwise[0].escapes
-                first.else_ = self._section(otherwise, escapes=escapes)
+                first.else_ = self._section(otherwise, jumps=_jumps(otherwise[0]))
                 break
             links.append(self._link(otherwise[0]))
             otherwise = otherwise[0].otherwise
@@ -204,7 +210,12 @@ class _Body:
         if not statement.otherwise:
             return [loop]
         # Jinja's own else would also run after a loop whose turns all ended by continue.
-        otherwise = self.compile(statement.otherwise)
+        if statement.escapes:
+            # A break in an else branch ends this range, a continue belongs to the one around it.
+            otherwise = self._section(statement.otherwise, jumps=("continue",))
+            otherwise.append(_do("jumped", nodes.Const("break")))
+        else:
+            otherwise = self.compile(statement.otherwise)
         return [loop, nodes.If(nodes.Not(_call("ran", block)), otherwise, [], [])]
 
     # Expressions
@@ -226,15 +237,18 @@ class _Body:
         has_arguments = bool(arguments or given)
         match word:
             case tree.Identifier(name):
-                return _call("settle", self._function(name, arguments, given))
+                value = self._function(name, arguments, given)
+                return _call("settle", value) if name in _MAY_GIVE_NIL else value
             case tree.Field() | tree.Chain() | tree.Variable(_, [_, *_]):
                 return _call("settle", self._fields(word, has_arguments, given))
             case tree.Nil():
                 return _fail("nil is not a command")
             case _ if has_arguments:
                 return _fail("only functions take arguments")
-            case _:
+            case tree.Dot() | tree.Variable():
                 return _call("settle", self._value(word))
+            case _:
+                return self._value(word)
 
     def _fields(
         self,
@@ -255,8 +269,7 @@ class _Body:
             case _:
                 raise AssertionError(word)
         path = f"{prefix}.{'.'.join(names)}"
-        constants = nodes.Const(names), nodes.Const(path), nodes.Const(has_arguments)
-        return _call("field", receiver, *constants, *given)
+        return _call("field", nodes.Const((names, path, has_arguments)), receiver, *given)
 
     def _value(self, word: tree.Operand) -> nodes.Expr:
         """An operand without arguments, where any type will do."""
@@ -299,7 +312,7 @@ class _Body:
             for at, argument in enumerate(arguments)
         ]
         if name in SHORT_CIRCUIT:
-            return self._short_circuit(name, [*values, *given])
+            return self._short_circuit(name, values, given)
         return _call(runtime.function_global(name), *values, *given)
 
     def _argument(
@@ -320,11 +333,17 @@ class _Body:
                     pass
         return self._value(argument)
 
-    @staticmethod
-    def _short_circuit(name: str, values: list[nodes.Expr]) -> nodes.Expr:
-        *firsts, result = values
+    def _short_circuit(
+        self, name: str, values: list[nodes.Expr], given: list[nodes.Expr]
+    ) -> nodes.Expr:
+        """`and` and `or`: their arguments are evaluated until one decides, what is piped always."""
+        kept = nodes.Const(self._compiler.new_id())
+        *firsts, result = [*values, _call("kept", kept)] if given else values
         for value in reversed(firsts):
             held = _call("held")
             results = (held, result) if name == "or" else (result, held)
             result = nodes.CondExpr(_call("hold", value), *results)
+        if given:
+            no_value = nodes.Name("no_value", "load")
+            return nodes.CondExpr(_call("keep", kept, *given), result, no_value)
         return result

@@ -4,8 +4,12 @@ from packer_plugin_osc_chroot.errors import BuildError
 
 MAX_SOURCE = 16 << 20
 """Characters of template text."""
-MAX_NODES = 20_000
+MAX_NODES = 2_500
 """Actions, arguments and blocks of one template: what compiles within about a second."""
+MAX_TOKENS = 20_000
+"""Tokens of one template."""
+MAX_NUMBER = 1_000
+"""Characters of a number."""
 MAX_EXPRESSION_DEPTH = 40
 """Parentheses and pipeline stages inside each other; CPython's own parser stops at about 90."""
 MAX_VALUE = 16 << 20

@@ -9,7 +9,7 @@ from packer_plugin_osc_chroot.template.errors import MAX_VALUE, TemplateError
 from packer_plugin_osc_chroot.template.quoting import is_raw_byte
 from packer_plugin_osc_chroot.template.scope import Call, Function, Parameter
 from packer_plugin_osc_chroot.template.timelayout import RFC3339, format_layout, format_strftime
-from packer_plugin_osc_chroot.template.values import GoMap, to_bytes
+from packer_plugin_osc_chroot.template.values import GoMap, from_bytes, join, to_bytes
 
 _BUILD_PLACEHOLDER = (
     "To set this dynamically in the Packer template, you must use the `build` function"
@@ -92,18 +92,26 @@ def _build(call: Call, name: str) -> str:
 
 
 def _split(_call: Call, text: str, separator: str, index: int) -> str:
-    parts = text.split(separator) if separator else list(text)
+    parts: list[str] | list[bytes]
+    if separator:
+        parts = to_bytes(text).split(to_bytes(separator))
+    else:
+        parts = list(text)
     if not 0 <= index < len(parts):
         raise TemplateError(f"split: there is no part {index}, only {len(parts)} parts were found")
-    return parts[index]
+    part = parts[index]
+    return part if isinstance(part, str) else from_bytes(part)
 
 
 def _replace(_call: Call, old: str, new: str, count: int, text: str) -> str:
-    count = -1 if count < 0 else count
-    found = text.count(old) if count < 0 else min(count, text.count(old))
+    limit = -1 if count < 0 else count
+    found = text.count(old) if limit < 0 else min(limit, text.count(old))
     if len(text) + found * (len(new) - len(old)) > MAX_VALUE:
         raise TemplateError("replace makes a text that is too long")
-    return text.replace(old, new, count)
+    if not old or (old.isascii() and new.isascii()):
+        return join([text.replace(old, new, limit)])
+    # Go searches bytes: part of a character may be found in another.
+    return from_bytes(to_bytes(text).replace(to_bytes(old), to_bytes(new), limit))
 
 
 def _replace_all(call: Call, old: str, new: str, text: str) -> str:

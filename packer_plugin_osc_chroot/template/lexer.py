@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from packer_plugin_osc_chroot.template.errors import TemplateError
+from packer_plugin_osc_chroot.template.errors import MAX_TOKENS, TemplateError
 
 
 class Kind(Enum):
@@ -53,6 +53,7 @@ KEYWORDS = frozenset(
 )
 
 _SPACES = " \t\r\n"
+_DIGITS = frozenset("0123456789")
 _TRIM_LEFT = re.compile(r"-[ \t\r\n]")
 _RIGHT = re.compile(r"[ \t\r\n]-\}\}|\}\}")
 _SPACE_RUN = re.compile(r"[ \t\r\n]+")
@@ -125,6 +126,8 @@ class _Lexer:
                 self._action(opening)
 
     def _add(self, kind: Kind, end: int) -> None:
+        if len(self._tokens) > MAX_TOKENS:
+            raise self._error(f"the template has more than {MAX_TOKENS} words and signs")
         self._tokens.append(Token(kind, self._source[self._at : end], self._at))
         self._at = end
 
@@ -181,7 +184,7 @@ class _Lexer:
             self._add(kind, quoted.end())
         elif character == "$":
             self._name(Kind.VARIABLE, Kind.VARIABLE)
-        elif character == "." and not source[at + 1 : at + 2].isdecimal():
+        elif character == "." and source[at + 1 : at + 2] not in _DIGITS:
             self._name(Kind.FIELD, Kind.DOT)
         elif character in "+-.0123456789":
             self._number()

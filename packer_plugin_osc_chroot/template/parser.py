@@ -11,6 +11,7 @@ from packer_plugin_osc_chroot.template import literals
 from packer_plugin_osc_chroot.template.errors import (
     MAX_EXPRESSION_DEPTH,
     MAX_NODES,
+    MAX_NUMBER,
     TemplateError,
 )
 from packer_plugin_osc_chroot.template.lexer import Kind, Token, syntax_error, tokenize
@@ -418,6 +419,8 @@ class _Parser:
             if constant is None:
                 raise self._error(token, f"malformed character constant: {token.text}")
             return constant
+        if len(token.text) > MAX_NUMBER:
+            raise self._error(token, f"a number of more than {MAX_NUMBER} characters")
         read = literals.complex_number if token.kind is Kind.COMPLEX else literals.number
         value = read(token.text)
         if isinstance(value, str):

@@ -104,6 +104,7 @@ class Frame:
     def __init__(self, rendering: Rendering, dot: Value) -> None:
         self.rendering = rendering
         self.held: Value = NO_VALUE
+        self.kept: dict[int, Value] = {}
         self.jump = ""
         self.ran: dict[int, bool] = {}
         self._marks: dict[int, int] = {}
@@ -227,14 +228,11 @@ def _is_final(value: Value) -> bool:
 
 @pass_context
 def _field(
-    context: Context,
-    value: Value,
-    names: tuple[str, ...],
-    path: str,
-    has_arguments: bool,
-    *_final: Value,
+    context: Context, access: tuple[tuple[str, ...], str, bool], value: Value, *_final: Value
 ) -> Value:
+    """Looks names up one in another; `access` has them, the source text, whether it is called."""
     _frame(context)
+    names, path, has_arguments = access
     for at, name in enumerate(names):
         value = _one_field(value, name, path, has_arguments and at == len(names) - 1)
     return value
@@ -296,6 +294,18 @@ def _hold(context: Context, value: Value) -> bool:
 @pass_context
 def _held(context: Context) -> Value:
     return _frame(context).held
+
+
+@pass_context
+def _keep(context: Context, place: int, value: Value) -> bool:
+    """Evaluates a value before the expression that uses it; always true."""
+    _frame(context).kept[place] = value
+    return True
+
+
+@pass_context
+def _kept(context: Context, place: int) -> Value:
+    return _frame(context).kept[place]
 
 
 @pass_context
@@ -443,6 +453,8 @@ def environment_globals(functions: Mapping[str, Function]) -> dict[str, Any]:
         "test": _test,
         "hold": _hold,
         "held": _held,
+        "keep": _keep,
+        "kept": _kept,
         "mark": _mark,
         "release": _release,
         "turns": _turns,

@@ -1,4 +1,4 @@
-module packer-plugin-osc-chroot/tests/interpolate
+module github.com/outscale/packer-plugin-osc-chroot/tests/interpolate
 
 go 1.26
 
@@ -62,4 +62,5 @@ require (
 	golang.org/x/tools v0.45.0 // indirect
 )
 
+// packer-plugin-sdk needs cty's gob encoding, which go-cty dropped in 1.11.
 replace github.com/zclconf/go-cty => github.com/nywilken/go-cty v1.13.3

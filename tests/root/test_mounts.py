@@ -1,6 +1,7 @@
 """Mounting and unmounting: nothing left, nothing on the host touched, no process of others ended."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,8 +175,8 @@ def stays_alive(root: Path, script: str) -> "subprocess.Popen[bytes]":
 @pytest.mark.parametrize(
     ("script", "seconds"),
     [
-        ("exec sleep 81", 2),
-        ("trap '' TERM; exec 7>/tmp/open; while :; do sleep 1; done", 7),
+        ("exec sleep 81", 2.5),
+        ("trap '' TERM; exec 7>/tmp/open; while :; do sleep 1; done", 6),
     ],
 )
 def test_target_is_busy_with_a_daemon(
@@ -202,14 +203,16 @@ def test_target_is_busy_with_a_daemon(
 def test_process_of_the_host_that_holds_the_mount_is_ended(
     device: str, target: Path, kind: str
 ) -> None:
-    script = {
-        "cwd": "import os,time,sys; os.chdir(sys.argv[1]); print(flush=True); time.sleep(83)",
-        "file": "import time,sys; f=open(sys.argv[1]+'/bin/busybox'); print(flush=True); time.sleep(83)",
-        "map": "import mmap,time,sys; f=open(sys.argv[1]+'/bin/busybox');"
-        "m=mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ); f.close(); print(flush=True); time.sleep(83)",
+    held = {
+        "cwd": "import os; os.chdir(sys.argv[1])",
+        "file": "f = open(sys.argv[1] + '/bin/busybox')",
+        "map": "import ctypes; ctypes.CDLL(sys.argv[1] + '/tmp/lib.so')",
     }[kind]
+    script = f"import sys, time; {held}; print(flush=True); time.sleep(83)"
     ui = RecordingUi()
+    library = run("cc", "-print-file-name=libm.so.6")
     with whole_root(device, target, ui=ui) as (root, _):
+        shutil.copy(library, root / "tmp/lib.so")
         child = subprocess.Popen([sys.executable, "-c", script, str(root)], stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()
@@ -235,7 +238,7 @@ def test_own_open_file_is_named_and_not_killed(device: str, target: Path) -> Non
 
 def test_copy_in_another_mount_namespace_is_reported(device: str, target: Path) -> None:
     with pytest.raises(UndoError, match="still in use elsewhere") as caught:
-        with whole_root(device, target, mounts=[]) as (root, _):
+        with whole_root(device, target, mounts=[]):
             child = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sleep", "84"])
             time.sleep(0.3)
     try:
@@ -243,7 +246,6 @@ def test_copy_in_another_mount_namespace_is_reported(device: str, target: Path) 
     finally:
         child.kill()
         child.wait()
-    assert root
 
 
 def test_cancel_during_the_mounts(device: str, target: Path) -> None:
@@ -304,8 +306,8 @@ def test_host_with_shared_propagation_keeps_its_mounts(device: str, target: Path
 def test_the_tests_own_parents_are_spared(device: str, target: Path) -> None:
     """Packer is above the service: even with its working directory in the root it is not ended."""
     script = (
-        "import os,sys,subprocess; os.chdir(sys.argv[1]);"
-        "from packer_plugin_osc_chroot.holders_scan import find_holders;"
+        "import os,sys;"
+        "from packer_plugin_osc_chroot.holders_scan import find_holders; os.chdir(sys.argv[1]);"
         "print([h.pid for h in find_holders(sys.argv[1])], flush=True)"
     )
     with whole_root(device, target) as (root, _):

@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -156,7 +158,8 @@ def test_data_goes_from_omi_to_volume_to_omi(cloud: LocalCloud, api: Api) -> Non
         stream.write(b"new")
     snapshot_id = new_snapshot(api, volume_id)
     with open(cloud.snapshot_file(snapshot_id), "rb") as stream:
-        assert stream.read(512) == cloud.root_image(TINY_IMAGE_ID).read_bytes()[:512]
+        with open(cloud.root_image(TINY_IMAGE_ID), "rb") as original:
+            assert stream.read(512) == original.read(512)
         stream.seek(2 * 1024**3)
         assert stream.read(3) == b"new"
 
@@ -176,6 +179,18 @@ def test_bad_requests(cloud: LocalCloud, api: Api) -> None:
     )
     assert refused(api, "NoSuchThing")[2] == "InvalidResource"
     assert refused(api, "CreateVms", ImageId="ami-1")[2] == "OperationNotSupported"
+
+
+def test_bodies_that_cannot_be_read(cloud: LocalCloud) -> None:
+    url = f"{cloud.url}/api/v1/ReadRegions"
+    for body in (b"{", b"[]", b"\xff", b"x" * 2_000_000):
+        response = requests.post(url, data=body, timeout=5)
+        assert response.status_code == 400
+        assert response.json()["Errors"][0]["Type"] == "InvalidParameterValue"
+    host, port = cloud.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(b"POST /api/v1/ReadRegions HTTP/1.1\r\nHost: x\r\n")
+        connection.sendall(b"Content-Length: 100\r\n\r\n{")
 
 
 def test_rules_of_volumes(cloud: LocalCloud, api: Api) -> None:
@@ -340,6 +355,16 @@ def test_child_environment(cloud: LocalCloud) -> None:
     assert found["OSC_CHROOT_PYTHON"] == "/usr/bin/python3"
     assert found["NO_PROXY"] == "example.com,127.0.0.1"
     assert not {"OSC_PROFILE", "OUTSCALE_OAPI_URL"} & set(found)
+
+
+def test_commands_do_not_see_the_bundle_s_libraries(
+    cloud: LocalCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = {"LD_LIBRARY_PATH": "/bundle", "LD_LIBRARY_PATH_ORIG": "/mine"}
+    assert cloud.child_environment(base)["LD_LIBRARY_PATH"] == "/bundle"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert cloud.child_environment(base)["LD_LIBRARY_PATH"] == "/mine"
+    assert "LD_LIBRARY_PATH" not in cloud.child_environment({"LD_LIBRARY_PATH": "/bundle"})
 
 
 def test_nothing_is_left_behind(cloud: LocalCloud, api: Api) -> None:

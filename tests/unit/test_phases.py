@@ -1,5 +1,6 @@
 """The runner: order of undoing, drafts, cancel, -debug, -on-error, and errors that hide nothing."""
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -132,6 +133,9 @@ def test_abort_keeps_everything_and_lists_it(on_error: str) -> None:
         runner.enter("volume", made.thing("volume"))
         runner.do("fail", _fail)
     assert "  volume" in ui.text
+    del runner
+    gc.collect()
+    assert made.events == ["+volume"], "a dropped generator must not undo what was kept"
 
 
 def test_ask_retries_the_failed_phase() -> None:

@@ -103,7 +103,9 @@ def test_a_half_pair_is_completed_by_the_environment() -> None:
     assert prepared(options, OSC_SECRET_KEY="SK").errors == ()
 
 
-@pytest.mark.parametrize("option", ["source_omi", "omi_name", "root_volume_type", "mount_partition"])
+@pytest.mark.parametrize(
+    "option", ["source_omi", "omi_name", "root_volume_type", "mount_partition"]
+)
 def test_unknown_data_source_passes(option: str) -> None:
     assert prepared({**GOOD, option: "<unknown>"}).errors == ()
 

@@ -46,42 +46,25 @@ func (c *communicator) Start(_ context.Context, command *packersdk.RemoteCmd) er
 		cancel()
 		return c.failed(err)
 	}
-	// A failure to start comes as a status with no header before it. Input waits for the header, so that
-	// none of it is lost to a command that a provisioner starts again.
-	first, err := firstEvent(stream)
+	go feed(stream, command.Stdin)
+	// A failure to start comes as a status with no header before it; the call then ended without one.
+	header, err := stream.Header()
+	if err == nil && header == nil {
+		_, err = stream.Recv()
+	}
 	if err != nil {
 		cancel()
 		return c.failed(err)
 	}
-	go feed(stream, command.Stdin)
 	go func() {
 		defer cancel()
-		c.follow(stream, command, first)
+		c.follow(stream, command)
 	}()
 	return nil
 }
 
-type startStream = interface {
-	Send(*contract.StartRequest) error
-	Recv() (*contract.StartEvent, error)
-	CloseSend() error
-}
-
-// firstEvent waits for the header. Where the stream ended without one it gives the reason; a service
-// that answers with its first event at once is as good.
-func firstEvent(stream contract.Communicator_StartClient) (*contract.StartEvent, error) {
-	header, err := stream.Header()
-	if err != nil {
-		return nil, err
-	}
-	if header == nil {
-		return stream.Recv()
-	}
-	return nil, nil
-}
-
 // feed sends standard input and its end.
-func feed(stream startStream, input io.Reader) {
+func feed(stream contract.Communicator_StartClient, input io.Reader) {
 	defer stream.CloseSend()
 	if input == nil {
 		return
@@ -108,16 +91,16 @@ func feed(stream startStream, input io.Reader) {
 }
 
 // follow passes on the output and, last, the exit status.
-func (c *communicator) follow(stream startStream, command *packersdk.RemoteCmd, first *contract.StartEvent) {
+func (c *communicator) follow(stream contract.Communicator_StartClient, command *packersdk.RemoteCmd) {
 	stdout, stderr := &output{to: command.Stdout}, &output{to: command.Stderr}
-	event, err := first, error(nil)
 	for {
-		if event == nil {
-			event, err = stream.Recv()
-		}
+		event, err := stream.Recv()
 		if err != nil {
-			// Packer's sign for a lost connection, with the reason for whoever reads along.
-			fmt.Fprintf(stderr, "%s\n", c.failed(err))
+			// Packer's sign for a lost connection, with the reason for whoever reads along; after a cancel
+			// everybody knows.
+			if c.ctx.Err() == nil {
+				fmt.Fprintf(stderr, "%s\n", c.failed(err))
+			}
 			command.SetExited(packersdk.CmdDisconnect)
 			return
 		}
@@ -130,7 +113,6 @@ func (c *communicator) follow(stream startStream, command *packersdk.RemoteCmd, 
 			command.SetExited(int(event.ExitStatus))
 			return
 		}
-		event = nil
 	}
 }
 

@@ -13,13 +13,9 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// unpack extracts the archive into an empty directory and writes its manifest there, last.
+// unpack extracts the archive into an empty directory that only this process writes, and puts its
+// manifest there, last.
 func unpack(archive []byte, directory string) error {
-	root, err := os.OpenRoot(directory)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
 	// The decoder works ahead of the writing in goroutines of its own.
 	decoder, err := zstd.NewReader(bytes.NewReader(archive))
 	if err != nil {
@@ -27,9 +23,13 @@ func unpack(archive []byte, directory string) error {
 	}
 	defer decoder.Close()
 
+	extractor := extractor{
+		directory: directory,
+		made:      map[string]bool{".": true},
+		buffer:    make([]byte, 256<<10),
+	}
 	var content manifest
 	entries := tar.NewReader(decoder)
-	buffer := make([]byte, 256<<10)
 	for {
 		header, err := entries.Next()
 		if errors.Is(err, io.EOF) {
@@ -42,12 +42,9 @@ func unpack(archive []byte, directory string) error {
 		if name == "." {
 			continue
 		}
-		if err := extract(root, name, header, entries, buffer); err != nil {
-			return fmt.Errorf("unpack %s: %w", name, err)
-		}
-		info, err := root.Lstat(name)
+		info, err := extractor.extract(name, header, entries)
 		if err != nil {
-			return err
+			return fmt.Errorf("unpack %s: %w", name, err)
 		}
 		entry, err := describe(directory, name, info)
 		if err != nil {
@@ -58,32 +55,52 @@ func unpack(archive []byte, directory string) error {
 	return content.write(directory)
 }
 
-func extract(root *os.Root, name string, header *tar.Header, content io.Reader, buffer []byte) error {
+type extractor struct {
+	directory string
+	// made are the directories that were created here. Whatever is extracted goes into one of these, so
+	// that neither a name nor a symbolic link leads elsewhere.
+	made   map[string]bool
+	buffer []byte
+}
+
+func (e *extractor) extract(name string, header *tar.Header, content io.Reader) (fs.FileInfo, error) {
+	if !e.made[filepath.Dir(name)] {
+		return nil, errors.New("the archive has no such directory")
+	}
+	path := filepath.Join(e.directory, name)
 	// Nobody else may write what this user runs.
 	mode := header.FileInfo().Mode().Perm() &^ 0o022
 	switch header.Typeflag {
 	case tar.TypeDir:
-		if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		if err := os.Mkdir(path, mode|0o700); err != nil {
+			return nil, err
 		}
-		return root.Chmod(name, mode|0o700)
+		e.made[name] = true
 	case tar.TypeSymlink:
-		return root.Symlink(header.Linkname, name)
+		if err := os.Symlink(header.Linkname, path); err != nil {
+			return nil, err
+		}
 	case tar.TypeReg:
-		file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-		if err != nil {
-			return err
-		}
-		// The wrapper hides ReadFrom, which would not use the buffer.
-		if _, err := io.CopyBuffer(struct{ io.Writer }{file}, content, buffer); err != nil {
-			file.Close()
-			return err
-		}
-		if err := file.Chmod(mode | 0o400); err != nil {
-			file.Close()
-			return err
-		}
-		return file.Close()
+		return e.write(path, mode|0o400, content)
+	default:
+		return nil, fmt.Errorf("unexpected kind of entry %q", header.Typeflag)
 	}
-	return fmt.Errorf("unexpected kind of entry %q", header.Typeflag)
+	return os.Lstat(path)
+}
+
+func (e *extractor) write(path string, mode fs.FileMode, content io.Reader) (fs.FileInfo, error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	// The wrapper hides ReadFrom, which would not use the buffer.
+	if _, err := io.CopyBuffer(struct{ io.Writer }{file}, content, e.buffer); err != nil {
+		return nil, err
+	}
+	info, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
+	return info, file.Close()
 }

@@ -50,7 +50,8 @@ type BuilderClient interface {
 	// ends after `artifact`, or with a failed status.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunEvent], error)
 	// Cancel ends the running Run of a builder, which then undoes what it did. It returns at once,
-	// and is harmless before and after Run.
+	// and is harmless before and after Run. The shim repeats it every second until Run has ended, since
+	// the first call may overtake the stream that it is meant for.
 	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
 }
 
@@ -110,7 +111,8 @@ type BuilderServer interface {
 	// ends after `artifact`, or with a failed status.
 	Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error
 	// Cancel ends the running Run of a builder, which then undoes what it did. It returns at once,
-	// and is harmless before and after Run.
+	// and is harmless before and after Run. The shim repeats it every second until Run has ended, since
+	// the first call may overtake the stream that it is meant for.
 	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
 	mustEmbedUnimplementedBuilderServer()
 }
@@ -238,7 +240,8 @@ const (
 // the root as its own kernel view would resolve them; paths named `local` are absolute paths of the host.
 type CommunicatorClient interface {
 	// Start runs a command. The shim's first message is `command`, then standard input, and half
-	// closes the stream at its end. The service ends the stream after `exit_status`.
+	// closes the stream at its end. The service sends its initial metadata as soon as the command runs:
+	// a status before that means that it was never started. It ends the stream after `exit_status`.
 	Start(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StartRequest, StartEvent], error)
 	// Upload writes one file. The first message names it, the others carry its content.
 	Upload(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadRequest, UploadResponse], error)
@@ -331,7 +334,8 @@ func (c *communicatorClient) DownloadDir(ctx context.Context, in *TransferDirReq
 // the root as its own kernel view would resolve them; paths named `local` are absolute paths of the host.
 type CommunicatorServer interface {
 	// Start runs a command. The shim's first message is `command`, then standard input, and half
-	// closes the stream at its end. The service ends the stream after `exit_status`.
+	// closes the stream at its end. The service sends its initial metadata as soon as the command runs:
+	// a status before that means that it was never started. It ends the stream after `exit_status`.
 	Start(grpc.BidiStreamingServer[StartRequest, StartEvent]) error
 	// Upload writes one file. The first message names it, the others carry its content.
 	Upload(grpc.ClientStreamingServer[UploadRequest, UploadResponse]) error

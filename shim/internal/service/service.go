@@ -74,11 +74,17 @@ func (s *Service) Connect(ctx context.Context) (grpc.ClientConnInterface, error)
 // Ended is closed when the process is gone.
 func (s *Service) Ended() <-chan struct{} { return s.ended }
 
-// Exit says how the process ended, and what it last wrote to stderr. Only after Ended.
+// Exit says how the process ended and, where it ended by itself, what it last wrote to stderr. Only
+// after Ended.
 func (s *Service) Exit() (how string, lastWords string) {
 	how = "exit status 0"
 	if s.exitError != nil {
 		how = s.exitError.Error()
+	}
+	var exit *exec.ExitError
+	if errors.As(s.exitError, &exit) && !exit.Exited() {
+		// A signal came from outside: what was written before is no more than the usual log.
+		return how, ""
 	}
 	return how, s.errors.String()
 }

@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/packer-plugin-sdk/plugin"
+	packrpc "github.com/hashicorp/packer-plugin-sdk/rpc"
+
+	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/service"
+)
+
+// This test binary is also the plugin.
+const envMain = "SHIM_TEST_MAIN"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(envMain) != "" {
+		main()
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// pluginCommand starts the plugin with a Python side that is a shell script.
+func pluginCommand(t *testing.T, script string, arguments ...string) *exec.Cmd {
+	t.Helper()
+	python := filepath.Join(t.TempDir(), "python")
+	if err := os.WriteFile(python, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command(os.Args[0], arguments...)
+	command.Env = append(os.Environ(), envMain+"=1", service.EnvPython+"="+python, "TMPDIR="+t.TempDir())
+	return command
+}
+
+const refuse = "echo 'the Python side was started' >&2; exit 9\n"
+
+func TestDescribe(t *testing.T) {
+	for _, arguments := range [][]string{{"describe"}, {"describe", "--protobuf"}} {
+		output, err := pluginCommand(t, refuse, arguments...).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var description plugin.SetDescription
+		if err := json.Unmarshal(output, &description); err != nil {
+			t.Fatal(err)
+		}
+		if description.APIVersion != "x5.0" || description.ProtocolVersion != "v2" || description.Version == "" {
+			t.Errorf("%+v", description)
+		}
+		if fmt.Sprint(description.Builders) != "["+plugin.DEFAULT_NAME+"]" {
+			t.Errorf("%v", description.Builders)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	for argument, status := range map[string]int{"--help": 0, "-h": 0, "help": 0, "": 1, "--version": 0} {
+		command := pluginCommand(t, refuse, strings.Fields(argument)...)
+		output, err := command.CombinedOutput()
+		if command.ProcessState.ExitCode() != status {
+			t.Errorf("%q: %v", argument, err)
+		}
+		want := "packer plugins install --path packer-plugin-osc-chroot "
+		if argument == "--version" {
+			want = "packer-plugin-osc-chroot "
+		}
+		if !strings.Contains(string(output), want) || strings.Contains(string(output), "%!") {
+			t.Errorf("%q: %s", argument, output)
+		}
+	}
+}
+
+func TestStartedByHand(t *testing.T) {
+	output, err := pluginCommand(t, refuse, "start", "builder", plugin.DEFAULT_NAME).CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "Packer will execute these") {
+		t.Errorf("%v: %s", err, output)
+	}
+}
+
+func TestOtherCommandsBecomeThePythonSide(t *testing.T) {
+	script := `echo "$$ $` + service.EnvSelf + ` $@"; cat; exit 5`
+	command := pluginCommand(t, script, "localcloud", "run", "--", "a b")
+	command.Stdin = strings.NewReader("input")
+	var output bytes.Buffer
+	command.Stdout = &output
+	command.Run()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("%d %s -m packer_plugin_osc_chroot localcloud run -- a b\ninput", command.Process.Pid, self)
+	if output.String() != want || command.ProcessState.ExitCode() != 5 {
+		t.Errorf("%d %q, want %q", command.ProcessState.ExitCode(), output.String(), want)
+	}
+}
+
+// A Python side that tells what happens to it in a file beside the socket's directory.
+const watching = `
+socket=$(eval echo \${$#})
+read token
+echo "started $#" >>"$TMPDIR/events"
+cat >/dev/null
+echo "lifeline closed" >>"$TMPDIR/events"
+rm -r "$(dirname "$socket")"
+`
+
+// serve starts the plugin as Packer does, up to its handshake.
+func serve(t *testing.T) (command *exec.Cmd, address, events string) {
+	t.Helper()
+	command = pluginCommand(t, watching, "start", "builder", plugin.DEFAULT_NAME, "--protobuf")
+	command.Env = append(command.Env, plugin.MagicCookieKey+"="+plugin.MagicCookieValue)
+	stdout, err := command.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		command.Process.Kill()
+		command.Wait()
+	})
+	line, err := bufio.NewReader(stdout).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(strings.TrimSpace(line), "|")
+	if len(parts) != 4 || parts[2] != "unix" {
+		t.Fatalf("%q", line)
+	}
+	for _, variable := range command.Env {
+		if directory, found := strings.CutPrefix(variable, "TMPDIR="); found {
+			events = filepath.Join(directory, "events")
+		}
+	}
+	return command, parts[3], events
+}
+
+func waitForEvent(t *testing.T, events, want string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for ctx.Err() == nil {
+		if content, _ := os.ReadFile(events); strings.Contains(string(content), want) {
+			return
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	t.Fatalf("%q did not happen", want)
+}
+
+// However the plugin ends, the service sees its lifeline close. It is started before Packer connects.
+func TestEveryEndClosesTheLifeline(t *testing.T) {
+	for name, end := range map[string]func(command *exec.Cmd, conn net.Conn) error{
+		"Packer closes the connection": func(_ *exec.Cmd, conn net.Conn) error { return conn.Close() },
+		"SIGTERM":                      func(c *exec.Cmd, _ net.Conn) error { return c.Process.Signal(syscall.SIGTERM) },
+		"SIGKILL":                      func(c *exec.Cmd, _ net.Conn) error { return c.Process.Signal(syscall.SIGKILL) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			command, address, events := serve(t)
+			waitForEvent(t, events, "started")
+			// A Ctrl-C before Packer is connected reaches the plugin, too.
+			if err := command.Process.Signal(os.Interrupt); err != nil {
+				t.Fatal(err)
+			}
+			conn, err := net.Dial("unix", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			client, err := packrpc.NewClient(conn)
+			if err != nil {
+				t.Fatal(err)
+			}
+			client.UseProto = true
+			if spec := client.Builder().ConfigSpec(); spec["omi_name"] == nil {
+				t.Errorf("%v", spec)
+			}
+			if err := end(command, conn); err != nil {
+				t.Fatal(err)
+			}
+			waitForEvent(t, events, "lifeline closed")
+			command.Wait()
+		})
+	}
+}

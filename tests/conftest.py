@@ -1,0 +1,121 @@
+"""Options and fixtures shared by all tests. What they hand out is in guest_image, leaks, packer_run."""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from guest_image import make_guest_image
+from leaks import Machine
+from packer_run import Packer
+
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE_OMI = "ami-00000001"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a skipped test is a failed one")
+    parser.addoption(
+        "--plugin",
+        type=Path,
+        default=ROOT / "dist" / "packer-plugin-osc-chroot",
+        help="the plugin that end-to-end tests run (default: what `make build` left)",
+    )
+    parser.addoption(
+        "--packer", default=None, help="the packer that they run (default: as `make packer`)"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.skipped and item.config.getoption("--no-skips") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped and collector.config.getoption("--no-skips"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def leak_check(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Machine | None]:
+    """Root and end-to-end tests leave the machine as it was, and get a TMPDIR to tell by."""
+    node: pytest.Item = request.node
+    if not any(node.get_closest_marker(name) for name in ("root", "e2e")):
+        yield None
+        return
+    tmp_path_factory.getbasetemp()  # Else pytest makes it in the TMPDIR of the test that comes first.
+    # Not below tmp_path: the path of a Unix socket has 107 bytes at most.
+    temporary = Path(tempfile.mkdtemp(prefix="osc-"))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    machine = Machine(temporary)
+    try:
+        yield machine
+        machine.check()
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def guest_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small source image that a shell runs in."""
+    return make_guest_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture
+def cloud(guest_image: Path, leak_check: Machine) -> Iterator[LocalCloud]:
+    """A Region with one OMI, SOURCE_OMI. A test that leaves something in it, or harms it, fails."""
+    with LocalCloud(source_omis={SOURCE_OMI: guest_image}) as cloud:
+        yield cloud
+    assert cloud.leftovers() == []
+    assert cloud.defects == []
+
+
+@pytest.fixture(scope="session")
+def packer(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Packer]:
+    """Packer, with the plugin installed and a configuration of its own."""
+    plugin: Path = request.config.getoption("--plugin").resolve()
+    assert plugin.is_file(), f"{plugin} is missing: run `make build` first"
+    found = request.config.getoption("--packer") or shutil.which("packer")
+    binary = Path(found or ROOT / "build" / "tools" / "packer").resolve()
+    assert binary.is_file(), f"{binary} is missing: run `make packer` first"
+    home = tmp_path_factory.mktemp("packer")
+    base = {
+        **os.environ,
+        "CHECKPOINT_DISABLE": "1",
+        "OSC_CHROOT_PYTHON": sys.executable,
+        "PACKER_CONFIG_DIR": str(home),
+        "PACKER_PLUGIN_PATH": str(home / "plugins"),
+        "XDG_CACHE_HOME": str(home / "cache"),
+    }
+    for name in ("PACKER_LOG", "PACKER_LOG_PATH", "PACKER_FORCE_GOB"):
+        base.pop(name, None)
+    packer = Packer(binary=binary, plugin=plugin, base=base)
+    outcome = packer.run(
+        "plugins", "install", "--path", str(plugin), "github.com/outscale/osc-chroot", cwd=home
+    )
+    assert outcome.status == 0, outcome.output
+    yield packer

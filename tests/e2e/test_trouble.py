@@ -1,0 +1,200 @@
+"""Builds that fail, are cancelled or lose a process: nothing of them is left, and it is soon over."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import SOURCE_OMI
+from leaks import Machine
+from packer_run import Packer, Running
+
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+
+pytestmark = pytest.mark.e2e
+
+# A cancel is to be noticed within a second; packer and a busy machine of two cores add to it.
+CANCEL_SECONDS = 3.0
+# Undoing a build that nobody waits for: a few calls, and the simulated waits of the cloud.
+UNDO_SECONDS = 30.0
+
+TEMPLATE = """
+source "osc-chroot" "guest" {{
+  source_omi          = "ami-00000001"
+  omi_name            = "never made"
+  pre_mount_commands  = ["{before}"]
+  post_mount_commands = ["{after}"]
+}}
+
+build {{
+  sources = ["source.osc-chroot.guest"]
+  provisioner "shell" {{
+    inline = ["echo in the chroot", "{inside}"]
+  }}
+  error-cleanup-provisioner "shell" {{
+    inline = ["echo cleaning up after an error"]
+  }}
+}}
+"""
+
+
+@pytest.fixture
+def slow_cloud(guest_image: Path, leak_check: Machine) -> Iterator[LocalCloud]:
+    """A Region whose waits are long enough to be interrupted."""
+    sources = {SOURCE_OMI: guest_image}
+    with LocalCloud(latency="typical", source_omis=sources) as cloud:
+        yield cloud
+
+
+def start(
+    packer: Packer,
+    cloud: LocalCloud,
+    directory: Path,
+    *,
+    before: str = "true",
+    after: str = "true",
+    inside: str = "true",
+    options: tuple[str, ...] = (),
+) -> Running:
+    template = directory / "guest.pkr.hcl"
+    template.write_text(TEMPLATE.format(before=before, after=after, inside=inside))
+    return packer.start(
+        "build", "-color=false", *options, template.name, cwd=directory, cloud=cloud
+    )
+
+
+def assert_undone(cloud: LocalCloud, output: str) -> None:
+    """The Region is as before, once the undoing has had its time."""
+    deadline = time.monotonic() + UNDO_SECONDS
+    while (left := cloud.leftovers()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert left == [], output
+    assert cloud.defects == [], output
+    assert cloud.images() == [], output
+    live = [each for each in cloud.snapshots() if each.state != "deleting"]
+    assert live == [], output
+
+
+def test_a_failing_provisioner(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    outcome = start(packer, cloud, tmp_path, inside="exit 7").wait()
+    assert outcome.status == 1
+    assert "non-zero exit status: 7" in outcome.output
+    assert "cleaning up after an error" in outcome.output
+    assert_undone(cloud, outcome.output)
+
+
+def test_a_failing_command_on_the_host(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    outcome = start(packer, cloud, tmp_path, before="echo why >&2; exit 3").wait()
+    assert outcome.status == 1
+    assert "failed with status 3: why" in outcome.output
+    assert_undone(cloud, outcome.output)
+
+
+@pytest.mark.parametrize(
+    ("where", "commands"),
+    [
+        ("Running on this VM: sleep 60", {"before": "sleep 60"}),
+        ("Running on this VM: sleep 61", {"after": "sleep 61"}),
+        ("in the chroot", {"inside": "trap '' TERM; sleep 62"}),
+    ],
+    ids=["before mounting", "mounting", "provisioning"],
+)
+def test_ctrl_c(
+    packer: Packer, cloud: LocalCloud, tmp_path: Path, where: str, commands: dict[str, str]
+) -> None:
+    build = start(packer, cloud, tmp_path, **commands)  # type: ignore[arg-type]
+    build.wait_for(where)
+    time.sleep(0.3)
+    pressed = time.monotonic()
+    build.interrupt()
+    outcome = build.wait()
+    assert time.monotonic() - pressed < CANCEL_SECONDS, outcome.output
+    assert outcome.status == 1
+    assert "build was cancelled" in outcome.output
+    assert_undone(cloud, outcome.output)
+
+
+@pytest.mark.parametrize("where", ["Creating a volume", "Linking the volume", "Snapshot: snap-"])
+def test_ctrl_c_while_waiting(
+    packer: Packer, slow_cloud: LocalCloud, tmp_path: Path, where: str
+) -> None:
+    build = start(packer, slow_cloud, tmp_path)
+    build.wait_for(where)
+    time.sleep(0.5)
+    build.interrupt()
+    outcome = build.wait()
+    assert outcome.status == 1
+    assert "build was cancelled" in outcome.output
+    assert_undone(slow_cloud, outcome.output)
+
+
+def test_ctrl_c_twice_changes_nothing(
+    packer: Packer, slow_cloud: LocalCloud, tmp_path: Path
+) -> None:
+    build = start(packer, slow_cloud, tmp_path)
+    build.wait_for("Linking the volume")
+    build.interrupt()
+    time.sleep(0.5)
+    build.interrupt()
+    outcome = build.wait()
+    assert_undone(slow_cloud, outcome.output)
+
+
+def _wrapper(build: Running) -> int:
+    return build.pid
+
+
+def _core(build: Running) -> int:
+    """The child of packer's wrapper, which is the plugin's parent."""
+    return build.children()[0]
+
+
+def _shim(build: Running) -> int:
+    for pid in build.children():
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        if b"start" in command and b"builder" in command:
+            return pid
+    raise AssertionError(f"no shim among {build.children()}")
+
+
+@pytest.mark.parametrize("stage", ["provisioning", "snapshot"])
+@pytest.mark.parametrize(
+    "victim", [_wrapper, _core, _shim], ids=["packer's wrapper", "packer", "shim"]
+)
+def test_kill_9(
+    packer: Packer,
+    cloud: LocalCloud,
+    slow_cloud: LocalCloud,
+    tmp_path: Path,
+    victim: Callable[[Running], int],
+    stage: str,
+) -> None:
+    if stage == "snapshot":
+        region, where, inside = slow_cloud, "Snapshot: snap-", "true"
+    else:
+        region, where, inside = cloud, "in the chroot", "sleep 60"
+    build = start(packer, region, tmp_path, inside=inside)
+    build.wait_for(where)
+    os.kill(victim(build), signal.SIGKILL)
+    # Its status says nothing: packer's wrapper ends with 0 when its child is killed.
+    outcome = build.wait()
+    assert_undone(region, outcome.output)
+
+
+def test_sigterm_to_packer(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    build = start(packer, cloud, tmp_path, inside="sleep 60")
+    build.wait_for("in the chroot")
+    os.kill(build.pid, signal.SIGTERM)
+    outcome = build.wait()
+    assert_undone(cloud, outcome.output)
+
+
+def test_sigterm_to_the_shim(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    build = start(packer, cloud, tmp_path, inside="sleep 60")
+    build.wait_for("in the chroot")
+    os.kill(_shim(build), signal.SIGTERM)
+    outcome = build.wait()
+    assert outcome.status == 1
+    assert_undone(cloud, outcome.output)

@@ -1,0 +1,140 @@
+"""Runs the real packer as a user's terminal does, and watches it."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+
+# Beyond it something hangs: no test waits this long for anything.
+TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended: its exit status (as subprocess has it), both outputs, and the time."""
+
+    status: int
+    output: str
+    seconds: float
+
+
+class Running:
+    """A command in a process group of its own, its output gathered while it runs."""
+
+    def __init__(self, argv: list[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
+        self._started = time.monotonic()
+        self._lines: list[str] = []
+        self._changed = threading.Condition()
+        self._process = subprocess.Popen(
+            argv,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            process_group=0,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        with self._changed:
+            return "".join(self._lines)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._changed:
+                self._lines.append(line)
+                self._changed.notify_all()
+
+    def wait_for(self, text: str, *, timeout: float = 60.0) -> None:
+        """Until a line of the output holds `text`."""
+        with self._changed:
+            found = self._changed.wait_for(
+                lambda: any(text in line for line in self._lines) or not self._reader.is_alive(),
+                timeout=timeout,
+            )
+            seen = "".join(self._lines)
+        assert found and text in seen, f"{text!r} was not said:\n{seen}"
+
+    def interrupt(self) -> None:
+        """Ctrl-C: every process of the foreground group gets it."""
+        os.killpg(self.pid, signal.SIGINT)
+
+    def children(self) -> list[int]:
+        """The pids of the processes below this one, parents first."""
+        found = [self.pid]
+        for pid in found:
+            for task in Path(f"/proc/{pid}/task").glob("*/children"):
+                found += [int(child) for child in task.read_text().split()]
+        return found[1:]
+
+    def wait(self, *, timeout: float = TIMEOUT) -> Outcome:
+        """Until it and whoever else has its output are gone."""
+        try:
+            status = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"still running after {timeout} s:\n{self.output}") from None
+        seconds = time.monotonic() - self._started
+        self._reader.join(10)
+        assert not self._reader.is_alive(), f"something holds its output open:\n{self.output}"
+        return Outcome(status, self.output, seconds)
+
+    def kill(self) -> None:
+        """End the whole group; for a test that failed."""
+        os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+
+
+@dataclass(frozen=True)
+class Packer:
+    """A packer with the plugin installed; `base` is the environment of everything it runs in."""
+
+    binary: Path
+    plugin: Path
+    base: Mapping[str, str] = field(repr=False)
+
+    def environment(
+        self, cloud: LocalCloud | None = None, extra: Mapping[str, str] | None = None
+    ) -> dict[str, str]:
+        """`base` on that Region, with the test's own TMPDIR."""
+        base = {**self.base, "TMPDIR": os.environ.get("TMPDIR", "/tmp")}
+        if cloud is not None:
+            base = cloud.child_environment(base)
+        return {**base, **(extra or {})}
+
+    def start(
+        self,
+        *arguments: str,
+        cwd: Path,
+        cloud: LocalCloud | None = None,
+        extra: Mapping[str, str] | None = None,
+    ) -> Running:
+        return Running(
+            [str(self.binary), *arguments], cwd=cwd, environment=self.environment(cloud, extra)
+        )
+
+    def run(
+        self,
+        *arguments: str,
+        cwd: Path,
+        cloud: LocalCloud | None = None,
+        extra: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT,
+    ) -> Outcome:
+        return self.start(*arguments, cwd=cwd, cloud=cloud, extra=extra).wait(timeout=timeout)

@@ -1,0 +1,161 @@
+"""copy_files: there while provisioners run, and the image as it was afterwards."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.commands import Host
+from packer_plugin_osc_chroot.copy_files import copied_files
+from packer_plugin_osc_chroot.errors import BuildError, UndoError
+from packer_plugin_osc_chroot.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.ui import RecordingUi
+
+pytestmark = pytest.mark.root
+
+HOSTS = {
+    "direct": Host(),
+    "agent": Host(wrap=lambda command: f"cd / && env -i PATH=$PATH {command}"),
+}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A file of the host, at a path whose folder the image may have too."""
+    path = tmp_path / "host/etc/resolv.conf"
+    path.parent.mkdir(parents=True)
+    path.write_text("nameserver 192.0.2.1\n")
+    path.chmod(0o640)
+    os.chown(path, 5, 6)
+    return path
+
+
+@pytest.fixture(params=list(HOSTS))
+def rootfs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RootFs]:
+    (tmp_path / "root").mkdir()
+    with open_rootfs(HOSTS[request.param], tmp_path / "root") as files:
+        yield files
+
+
+def inside(tmp_path: Path, path: Path) -> Path:
+    return tmp_path / "root" / str(path).lstrip("/")
+
+
+def state(root: Path) -> dict[str, object]:
+    """Everything about a tree that putting back must not change."""
+    found: dict[str, object] = {}
+    for path in sorted(root.rglob("*")):
+        at = path.lstat()
+        content = os.readlink(path) if path.is_symlink() else b""
+        if path.is_file() and not path.is_symlink():
+            content = path.read_bytes()
+        times = (at.st_mtime_ns, at.st_ino) if not path.is_dir() else ()
+        found[str(path)] = (at.st_mode, at.st_uid, at.st_gid, at.st_nlink, times, content)
+    return found
+
+
+@pytest.mark.parametrize(
+    "had", ["file", "dangling", "link", "absolute", "hardlink", "nothing", "no folder"]
+)
+@pytest.mark.parametrize("then", ["untouched", "written", "replaced", "removed", "folder", "link"])
+def test_the_image_is_as_it_was(
+    rootfs: RootFs, tmp_path: Path, source: Path, had: str, then: str
+) -> None:
+    target = inside(tmp_path, source)
+    if had != "no folder":
+        target.parent.mkdir(parents=True)
+    if had == "file":
+        target.write_text("the image's own")
+        target.chmod(0o604)
+        os.chown(target, 7, 8)
+        os.utime(target, ns=(1, 1))
+        os.setxattr(target, "user.label", b"kept")
+    elif had == "hardlink":
+        target.write_text("shared")
+        os.link(target, target.parent / "other")
+    elif had == "dangling":
+        target.symlink_to("../run/nowhere")
+    elif had == "absolute":
+        target.symlink_to(tmp_path / "outside")
+    elif had == "link":
+        (target.parent / "real").write_text("behind the link")
+        target.symlink_to("real")
+    before = state(tmp_path / "root")
+    ui = RecordingUi()
+    with copied_files(rootfs, [str(source)], ui=ui, token=CancelToken()):
+        assert not target.is_symlink()
+        assert target.read_text() == "nameserver 192.0.2.1\n"
+        found = target.stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 5, 6)
+        if then == "written":
+            target.write_text("changed by a provisioner")
+        elif then != "untouched":
+            target.unlink()
+            if then == "replaced":
+                target.write_text("another")
+            elif then == "folder":
+                (target / "x").mkdir(parents=True)
+            elif then == "link":
+                target.symlink_to(tmp_path / "outside")
+    assert state(tmp_path / "root") == before
+    assert not (tmp_path / "outside").exists()
+    assert ("was changed during provisioning" in ui.text) == (then != "untouched")
+    if had == "file":
+        assert os.getxattr(target, "user.label") == b"kept"
+
+
+def test_symlink_on_the_host_is_followed(rootfs: RootFs, tmp_path: Path, source: Path) -> None:
+    link = source.parent / "link"
+    link.symlink_to("resolv.conf")
+    with copied_files(rootfs, [str(link)], ui=RecordingUi(), token=CancelToken()):
+        assert inside(tmp_path, link).read_text() == "nameserver 192.0.2.1\n"
+        assert not inside(tmp_path, link).is_symlink()
+
+
+def test_folder_with_other_files_of_a_provisioner_stays(
+    rootfs: RootFs, tmp_path: Path, source: Path
+) -> None:
+    with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+        (inside(tmp_path, source).parent / "new").write_text("x")
+    assert [each.name for each in inside(tmp_path, source).parent.iterdir()] == ["new"]
+
+
+def test_missing_source_leaves_nothing(rootfs: RootFs, tmp_path: Path, source: Path) -> None:
+    with pytest.raises(BuildError, match="copying /no/such/file") as caught:
+        with copied_files(
+            rootfs, [str(source), "/no/such/file"], ui=RecordingUi(), token=CancelToken()
+        ):
+            raise AssertionError
+    assert "on this machine" in caught.value.message
+    assert not list((tmp_path / "root").iterdir())
+    with pytest.raises(BuildError, match="no regular file"):
+        with copied_files(rootfs, [str(tmp_path)], ui=RecordingUi(), token=CancelToken()):
+            raise AssertionError
+    assert not list((tmp_path / "root").iterdir())
+
+
+def test_links_in_the_image_lead_nowhere_outside(
+    rootfs: RootFs, tmp_path: Path, source: Path
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    first = Path(*source.parts[:2])
+    inside(tmp_path, first).symlink_to("../../../../../../../" + str(outside))
+    with pytest.raises(BuildError):
+        with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+            raise AssertionError
+    assert not list(outside.iterdir())
+
+
+def test_lost_original_is_said(rootfs: RootFs, tmp_path: Path, source: Path) -> None:
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    target.write_text("own")
+    with pytest.raises(UndoError, match="could not put back") as caught:
+        with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+            for each in target.parent.iterdir():
+                each.unlink()
+    assert str(source) in caught.value.left[0]
