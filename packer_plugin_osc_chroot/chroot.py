@@ -41,6 +41,7 @@ class Chroot:
         stdin: Iterable[bytes] | None = None,
         on_stdout: Callable[[bytes], None],
         on_stderr: Callable[[bytes], None],
+        on_started: Callable[[], None] = lambda: None,
         token: CancelToken,
     ) -> int:
         """Run a command to its end and return its exit status, 128+n for a signal n.
@@ -70,6 +71,7 @@ class Chroot:
                 stdin=stdin,
                 on_stdout=on_stdout,
                 on_stderr=on_stderr,
+                on_started=on_started,
                 kill=self.host.kill,
                 mark=mark,
             )

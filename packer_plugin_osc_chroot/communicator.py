@@ -48,6 +48,8 @@ class CommunicatorService(rpc.CommunicatorServicer):
                         stdin=(request.stdin for request in request_iterator),
                         on_stdout=lambda data: put(pb.StartEvent(stdout=data)),
                         on_stderr=lambda data: put(pb.StartEvent(stderr=data)),
+                        # A status that comes before the metadata means that it never started.
+                        on_started=lambda: context.send_initial_metadata(()),
                         token=token,
                     )
                     put(pb.StartEvent(exit_status=status))

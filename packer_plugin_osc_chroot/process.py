@@ -36,9 +36,11 @@ def run_process(
     on_stderr: Sink,
     kill: Kill,
     mark: str = "",
+    on_started: Callable[[], None] = lambda: None,
 ) -> int:
     """Run until the program ends; its status as Popen gives it (-n for a signal n).
 
+    `on_started` is called once the program runs.
     The program leads a session of its own. The sinks run in the calling thread; an exception from
     one ends the program like a cancel does. Children that outlive the program and hold its pipes
     are not waited for. Raises OSError where the program cannot be started, Cancelled.
@@ -82,6 +84,7 @@ def run_process(
     sinks = {child.stdout.fileno(): on_stdout, child.stderr.fileno(): on_stderr}
     alarm = _Alarm()
     try:
+        on_started()
         with token.on_cancel(alarm.ring):
             _pump(sinks, wake=wake_read, cancel=alarm.fd, exited=exited, token=token)
     except BaseException:

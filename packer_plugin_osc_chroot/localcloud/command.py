@@ -43,6 +43,11 @@ example:
       -- packer build template.pkr.hcl
 """
 
+# How long what COMMAND left may go without a call before nobody is taken to be undoing it, and how
+# long that is waited for in all.
+_QUIET_SECONDS = 5.0
+_UNDOING_SECONDS = 120.0
+
 
 class UsageError(Exception):
     """A command line that cannot be followed. One line."""
@@ -159,6 +164,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     started = time.monotonic()
     with child.signals(), cloud:
         status = child.run(command, cloud.child_environment(os.environ))
+        _let_undoing_finish(cloud)
         _say(f"after {time.monotonic() - started:.1f} s and {len(cloud.record)} calls:")
         _report_resources(cloud)
         exported = options.export is None or _export(cloud, options.export)
@@ -167,6 +173,26 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     if status == 0 and (cloud.defects or not exported):
         return 1
     return status
+
+
+def _let_undoing_finish(cloud: LocalCloud) -> None:
+    """A killed packer ends before the plugin has undone its build: the Region outlives it.
+
+    As long as something is left over and calls still come in, but not for ever.
+    """
+    begun = quiet_since = time.monotonic()
+    calls = len(cloud.record)
+    told = False
+    while cloud.leftovers():
+        now = time.monotonic()
+        if len(cloud.record) != calls:
+            calls, quiet_since = len(cloud.record), now
+        if now - quiet_since > _QUIET_SECONDS or now - begun > _UNDOING_SECONDS:
+            return
+        if not told and now - begun > 1.0:
+            told = True
+            _say("COMMAND has ended; waiting for what it left to be undone")
+        time.sleep(0.1)
 
 
 def _report_resources(cloud: LocalCloud) -> None:

@@ -14,9 +14,11 @@ MAX_EXPRESSION_DEPTH = 40
 """Parentheses and pipeline stages inside each other; CPython's own parser stops at about 90."""
 MAX_VALUE = 16 << 20
 """Characters of one value or of a rendered text."""
-MAX_STEPS = 200_000
+STEP_TEXT = 2_000
+"""Characters of an argument that count as one step."""
+MAX_STEPS = 100_000
 """Function calls, loop turns and printed values of one rendering."""
-MAX_CALL_DEPTH = 10_000
+MAX_CALL_DEPTH = 4_000
 """Templates calling templates."""
 MAX_PASSES = 100
 """Renderings of a text whose values hold template text again."""

@@ -125,6 +125,9 @@ def _print(value: Value, verb: str, flags: Flags, *, top: bool) -> str:
 
 
 def _composite(value: GoMap | GoSlice | GoStruct, verb: str, flags: Flags) -> str:
+    count = value.length if isinstance(value, GoSlice) else len(value.entries)
+    if count * max(flags.width or 0, flags.precision or 0) > MAX_VALUE:
+        raise TemplateError("printf makes a text that is too long")
     if isinstance(value, GoSlice):
         items = [_print(item, verb, flags, top=False) for item in value.items[: value.length]]
         opening, closing = "[", "]"

@@ -18,6 +18,7 @@ from packer_plugin_osc_chroot.template.errors import (
     MAX_CALL_DEPTH,
     MAX_STEPS,
     MAX_VALUE,
+    STEP_TEXT,
     TemplateError,
 )
 from packer_plugin_osc_chroot.template.scope import Call, Function, Parameter, Scope
@@ -45,8 +46,8 @@ class Budget:
     def __init__(self) -> None:
         self._steps = MAX_STEPS
 
-    def spend(self) -> None:
-        self._steps -= 1
+    def spend(self, steps: int = 1) -> None:
+        self._steps -= steps
         if self._steps < 0:
             raise TemplateError(
                 f"the template takes more than {MAX_STEPS} steps",
@@ -424,6 +425,8 @@ def _callable(function: Function) -> Callable[..., Value]:
         rendering = _frame(context).rendering
         for index, value in enumerate(arguments):
             _check_argument(function, index, value)
+            if isinstance(value, str):
+                rendering.budget.spend(len(value) // STEP_TEXT)
         result: Value = function.implementation(rendering.call, *arguments)
         if isinstance(result, str):
             if len(result) > MAX_VALUE:

@@ -3,9 +3,10 @@
 import random
 from collections.abc import Callable
 
-from packer_plugin_osc_chroot.template.engine import DECODE_DATA, StringMap
 from template_cases import MAP, SCOPE, STRUCT
 from template_reference import Case
+
+from packer_plugin_osc_chroot.template.engine import DECODE_DATA, StringMap
 
 _STRINGS = ["a", "b,c", "", "é", "x y", "7", "%d|%v", "A-B", "<&>", "2006-01-02"]
 _NUMBERS = ["0", "1", "2", "-1", "3", "1.5", "1.0", "'a'", "0x1F", "1e3", "2i", "007"]

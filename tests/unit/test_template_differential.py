@@ -8,13 +8,12 @@ import os
 from pathlib import Path
 
 import pytest
-
 from template_cases import hand_made
 from template_generator import generated
 from template_reference import Case, ask_ours, ask_reference, build_reference
 
 SEED = int(os.environ.get("TEMPLATE_SEED", "5"))
-COUNT = int(os.environ.get("TEMPLATE_CASES", "1500"))
+COUNT = int(os.environ.get("TEMPLATE_CASES", "600"))
 
 
 @pytest.fixture(scope="session")
