@@ -15,6 +15,7 @@ from packer_plugin_osc_chroot.template.engine import (
     Fields,
     Literal,
     Scope,
+    StringMap,
     TemplateError,
     compile_template,
 )
@@ -80,7 +81,7 @@ def late_data(facts: Facts) -> Mapping[str, object]:
         "BuildRegion": facts.region,
         "SourceOMI": facts.source.image_id,
         "SourceOMIName": facts.source.name,
-        "SourceOMITags": dict(facts.source.tags),
+        "SourceOMITags": StringMap(facts.source.tags),
     }
 
 

@@ -14,7 +14,12 @@ from packer_plugin_osc_chroot.config import COMPONENT_NAME, Config, Packer
 from packer_plugin_osc_chroot.credentials import endpoint_problem, half_pair_problem
 from packer_plugin_osc_chroot.decode import WrongType, decode
 from packer_plugin_osc_chroot.options import Kind, Option, options_of
-from packer_plugin_osc_chroot.template.engine import Scope, TemplateError, compile_template
+from packer_plugin_osc_chroot.template.engine import (
+    DECODE_DATA,
+    Scope,
+    TemplateError,
+    compile_template,
+)
 
 GENERATED_VARS = (
     "BuildRegion",
@@ -135,13 +140,13 @@ def _render(value: Any, row: Option, scope: Scope, warnings: list[str]) -> Any:
         template = compile_template(source)
         if row.late:
             return source
-        rendered = template.render_once(scope, {})
-        if "<no value>" in rendered:
+        rendered = template.render_once_reporting(scope, DECODE_DATA)
+        if rendered.missing:
             warnings.append(
-                f'{row.name}: "{source}" refers to something that is not known here, and became'
-                f' "{rendered}"'
+                f"{row.name}: {', '.join(rendered.missing)} is not known when this option is read,"
+                f' and became "<no value>" in "{rendered.text}"'
             )
-        return rendered
+        return rendered.text
 
     # Only late maps have their keys rendered (during the build); elsewhere keys are plain text.
     return _map_strings(value, text, keys=row.late)

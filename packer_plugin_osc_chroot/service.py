@@ -233,10 +233,8 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
         case _:
             log.error("a defect of the plugin", exc_info=error)
             code = grpc.StatusCode.INTERNAL
-            text = (
-                f"a defect of packer-plugin-osc-chroot: {type(error).__name__}: {error}; run again"
-                " with PACKER_LOG=1 and report the log"
-            )
+            # The shim says that it is a defect, and where the traceback is to be found.
+            text = f"{type(error).__name__}: {error}"
     left = getattr(error, "__notes__", ())
     if left:
         text += f" (and {len(left)} thing(s) could not be undone, see above)"
