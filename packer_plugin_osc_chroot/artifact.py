@@ -6,8 +6,8 @@ from typing import Any
 
 from packer_plugin_osc_chroot.build import Result
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.image import delete_image
-from packer_plugin_osc_chroot.snapshot import delete_snapshot
+from packer_plugin_osc_chroot.resources.image import delete_image
+from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 
 BUILDER_TYPE_ID = "outscale.osc-chroot"
 _DESTROY_SECONDS = 300.0

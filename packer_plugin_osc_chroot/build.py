@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.chroot import Chroot
-from packer_plugin_osc_chroot.cloud import Cloud
-from packer_plugin_osc_chroot.commands import Host
-from packer_plugin_osc_chroot.config import Config
-from packer_plugin_osc_chroot.copy_files import copied_files
-from packer_plugin_osc_chroot.credentials import find_credentials
-from packer_plugin_osc_chroot.disk import Disk, find_partition
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.credentials import find_credentials
+from packer_plugin_osc_chroot.cloud.metadata import read_identity
+from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.image import register_image, wait_for_image
-from packer_plugin_osc_chroot.link import linked_volume
+from packer_plugin_osc_chroot.host.chroot import Chroot
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.copy_files import copied_files
+from packer_plugin_osc_chroot.host.disk import Disk, find_partition
+from packer_plugin_osc_chroot.host.mounts import extra_mounts, mounted_root
+from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.look import Facts, check_host, look
-from packer_plugin_osc_chroot.metadata import read_identity
-from packer_plugin_osc_chroot.mounts import extra_mounts, mounted_root
+from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.phases import Phases, Timing
 from packer_plugin_osc_chroot.plan import (
     Late,
@@ -30,12 +30,12 @@ from packer_plugin_osc_chroot.plan import (
     plan_wrapper,
 )
 from packer_plugin_osc_chroot.redaction import Redactor
-from packer_plugin_osc_chroot.snapshot import start_snapshot, wait_for_snapshot
-from packer_plugin_osc_chroot.tags import create_tags
+from packer_plugin_osc_chroot.resources.image import register_image, wait_for_image
+from packer_plugin_osc_chroot.resources.link import linked_volume
+from packer_plugin_osc_chroot.resources.snapshot import start_snapshot, wait_for_snapshot
+from packer_plugin_osc_chroot.resources.volume import created_volume
 from packer_plugin_osc_chroot.template.engine import Scope
-from packer_plugin_osc_chroot.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.ui import Ui
-from packer_plugin_osc_chroot.volume import created_volume
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return command.main(argv[1:])
         case ["agent"]:
-            from packer_plugin_osc_chroot import agent
+            from packer_plugin_osc_chroot.host import agent
 
             return agent.main(argv[1:])
     parser = argparse.ArgumentParser(prog=PROGRAM, description="The osc-chroot builder's service.")
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     # gRPC logs what is no concern of users, such as a peer that went away.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from packer_plugin_osc_chroot.server import serve as run
+    from packer_plugin_osc_chroot.service.server import serve as run
 
     run(arguments.socket)
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from packer_plugin_osc_chroot.config import COMPONENT_KIND, COMPONENT_NAME, Config
-from packer_plugin_osc_chroot.options import Option, options_of
+from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
+from packer_plugin_osc_chroot.options.declaration import Option, options_of
 from packer_plugin_osc_chroot.version import VERSION
 
 COMPONENTS = Path("shim/internal/components/components.json")
@@ -39,7 +39,7 @@ def reference() -> str:
     lines = [
         "# Options of the builder `osc-chroot`",
         "",
-        "<!-- Made from packer_plugin_osc_chroot/config.py by `make generate`. -->",
+        "<!-- Made from packer_plugin_osc_chroot/options/config.py by `make generate`. -->",
         "",
         "## Required",
         "",

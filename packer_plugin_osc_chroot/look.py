@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud import Cloud
-from packer_plugin_osc_chroot.config import Config
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.metadata import Identity
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
-from packer_plugin_osc_chroot.image import SourceImage, images_named, parse_source, read_image
-from packer_plugin_osc_chroot.metadata import Identity
-from packer_plugin_osc_chroot.snapshot import read_snapshot
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.resources.image import (
+    SourceImage,
+    images_named,
+    parse_source,
+    read_image,
+)
+from packer_plugin_osc_chroot.resources.snapshot import read_snapshot
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,7 @@ T = TypeVar("T")
 UNDO_SECONDS = 300.0
 
 # What -on-error=abort left standing. A generator that is dropped runs its `finally`, so the managers
-# must outlive the build, and the process must end without finalising them (see `server.py`).
+# must outlive the build, and the process must end without finalising them (see `service/server.py`).
 _kept_for_ever: list["_Entry"] = []
 
 

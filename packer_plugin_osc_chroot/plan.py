@@ -4,13 +4,14 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping
 
-from packer_plugin_osc_chroot import checks
-from packer_plugin_osc_chroot.config import DEFAULT_COMMAND_WRAPPER, Config
-from packer_plugin_osc_chroot.disk import Disk
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.image import ImageRequest, SourceImage
+from packer_plugin_osc_chroot.host.disk import Disk
+from packer_plugin_osc_chroot.host.mounts import ExtraMount
 from packer_plugin_osc_chroot.look import Facts
-from packer_plugin_osc_chroot.mounts import ExtraMount
+from packer_plugin_osc_chroot.options import checks
+from packer_plugin_osc_chroot.options.config import DEFAULT_COMMAND_WRAPPER, Config
+from packer_plugin_osc_chroot.resources.image import ImageRequest, SourceImage
+from packer_plugin_osc_chroot.resources.volume import VolumeRequest
 from packer_plugin_osc_chroot.template.engine import (
     Fields,
     Literal,
@@ -19,7 +20,6 @@ from packer_plugin_osc_chroot.template.engine import (
     TemplateError,
     compile_template,
 )
-from packer_plugin_osc_chroot.volume import VolumeRequest
 
 # What core expects in a hook's data. A chroot has no address and no connection; a name that is
 # missing here would show as an error text in templates (see the SDK's PopulateProvisionHookData).

@@ -1,6 +1,6 @@
 """What the build says: one protocol, and the forms that need no Packer.
 
-The stream to Packer is made in `stream.py`; secrets are removed on the way, in `redaction.py`.
+The stream to Packer is made in `service/stream.py`; secrets are removed on the way, in `redaction.py`.
 """
 
 from collections.abc import Iterable

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from packer_plugin_osc_chroot.mountinfo import read_mounts
+from packer_plugin_osc_chroot.host.mountinfo import read_mounts
 
 # A process that was killed, or the kernel letting go of a loop device, may need a moment.
 SETTLE_SECONDS = 5.0

@@ -6,7 +6,7 @@ The contract between the shim (Go, started by Packer) and the service (Python).
 Both run on one machine, as one user, in one working directory: file trees are therefore named by
 path, and only what Packer hands over as a stream travels as one. Every call carries the metadata
 `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
-shim/internal/service and packer_plugin_osc_chroot/server.py).
+shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 
 Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user.
 CANCELLED means that the build was cancelled; FAILED_PRECONDITION, that it failed for a reason

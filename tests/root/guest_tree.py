@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from packer_plugin_osc_chroot.mountinfo import mounts_below
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 
 
 def run(*argv: str) -> str:

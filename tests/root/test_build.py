@@ -13,10 +13,10 @@ import pytest
 from packer_plugin_osc_chroot.artifact import Artifact
 from packer_plugin_osc_chroot.build import Communicator, Context, Result, build
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.config import Config
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.host.mountinfo import read_mounts
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
-from packer_plugin_osc_chroot.mountinfo import read_mounts
+from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.ui import RecordingUi, Ui

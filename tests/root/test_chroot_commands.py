@@ -10,10 +10,10 @@ import pytest
 from guest_tree import fill_guest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.chroot import MARK_NAME, Chroot
-from packer_plugin_osc_chroot.commands import Host
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.procfs import command_line, pids
+from packer_plugin_osc_chroot.host.chroot import MARK_NAME, Chroot
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.procfs import command_line, pids
 
 pytestmark = pytest.mark.root
 

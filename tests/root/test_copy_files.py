@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.commands import Host
-from packer_plugin_osc_chroot.copy_files import copied_files
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
-from packer_plugin_osc_chroot.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.copy_files import copied_files
+from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root

@@ -15,12 +15,12 @@ import pytest
 from guest_tree import loop_device, no_mount_left, run
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.commands import Host
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
-from packer_plugin_osc_chroot.mountinfo import mounts_below, read_mounts
-from packer_plugin_osc_chroot.mounts import ExtraMount, extra_mounts, mounted_root
-from packer_plugin_osc_chroot.procfs import read_process
-from packer_plugin_osc_chroot.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below, read_mounts
+from packer_plugin_osc_chroot.host.mounts import ExtraMount, extra_mounts, mounted_root
+from packer_plugin_osc_chroot.host.procfs import read_process
+from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
@@ -280,7 +280,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_mounts import DEFAULTS, whole_root
-from packer_plugin_osc_chroot.mountinfo import read_mounts
+from packer_plugin_osc_chroot.host.mountinfo import read_mounts
 before = [(m.device_number, m.mount_point) for m in read_mounts()]
 with whole_root(sys.argv[1], Path(sys.argv[2])) as (root, _):
     inside = [(m.device_number, m.mount_point) for m in read_mounts()]
@@ -307,7 +307,7 @@ def test_the_tests_own_parents_are_spared(device: str, target: Path) -> None:
     """Packer is above the service: even with its working directory in the root it is not ended."""
     script = (
         "import os,sys;"
-        "from packer_plugin_osc_chroot.holders_scan import find_holders; os.chdir(sys.argv[1]);"
+        "from packer_plugin_osc_chroot.host.holders_scan import find_holders; os.chdir(sys.argv[1]);"
         "print([h.pid for h in find_holders(sys.argv[1])], flush=True)"
     )
     with whole_root(device, target) as (root, _):

@@ -20,12 +20,12 @@ SCRIPT = r"""
 import os, sys, threading, time
 from contextlib import ExitStack
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.chroot import Chroot
-from packer_plugin_osc_chroot.commands import Host
-from packer_plugin_osc_chroot.copy_files import copied_files
+from packer_plugin_osc_chroot.host.chroot import Chroot
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.copy_files import copied_files
 from packer_plugin_osc_chroot.errors import Cancelled
-from packer_plugin_osc_chroot.mounts import ExtraMount, extra_mounts, mounted_root
-from packer_plugin_osc_chroot.transfer import open_rootfs
+from packer_plugin_osc_chroot.host.mounts import ExtraMount, extra_mounts, mounted_root
+from packer_plugin_osc_chroot.host.transfer import open_rootfs
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 assert os.geteuid() != 0

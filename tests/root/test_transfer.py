@@ -1,5 +1,6 @@
 """Uploads and downloads: what arrives, where it may not lead, and what is said when it fails."""
 
+import gc
 import json
 import os
 import random
@@ -16,10 +17,10 @@ import pytest
 from guest_tree import loop_device, no_mount_left, run
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.commands import Host
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.rooted import Rooted
-from packer_plugin_osc_chroot.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.rooted import Rooted
+from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 
 pytestmark = pytest.mark.root
 
@@ -437,6 +438,8 @@ def test_stopping_a_download_frees_the_root(place: Place) -> None:
 def test_nothing_stays_open(place: Place) -> None:
     make_local(place.top)
     place.upload("/tmp/a", b"x")
+    # What earlier tests dropped must not be collected while we count.
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     place.upload("/tmp/a", b"x")
     place.download("/tmp/a")

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from packer_plugin_osc_chroot.config import Config
-from packer_plugin_osc_chroot.credentials import endpoint_problem, endpoint_url, find_credentials
+from packer_plugin_osc_chroot.cloud.credentials import (
+    endpoint_problem,
+    endpoint_url,
+    find_credentials,
+)
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.options.config import Config
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 import pytest
 
-from packer_plugin_osc_chroot.decode import UNKNOWN, WrongType, decode
-from packer_plugin_osc_chroot.options import Kind
+from packer_plugin_osc_chroot.options.declaration import Kind
+from packer_plugin_osc_chroot.options.decode import UNKNOWN, WrongType, decode
 
 
 @pytest.mark.parametrize(

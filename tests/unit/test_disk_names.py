@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from packer_plugin_osc_chroot.disk import candidate_paths, free_names, letters, partition_path
+from packer_plugin_osc_chroot.host.disk import candidate_paths, free_names, letters, partition_path
 
 
 @pytest.mark.parametrize(

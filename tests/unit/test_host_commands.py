@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.commands import Host, Lines
 from packer_plugin_osc_chroot.errors import Cancelled, CommandError
-from packer_plugin_osc_chroot.procfs import pids
+from packer_plugin_osc_chroot.host.commands import Host, Lines
+from packer_plugin_osc_chroot.host.procfs import pids
 
 NASTY = 'it\'s "$HOME" `id` \\ $(date)\nsecond line é €'
 

@@ -1,6 +1,6 @@
 """The kernel's mount table, with the names that it escapes."""
 
-from packer_plugin_osc_chroot.mountinfo import mounts_below, parse_mountinfo, read_mounts
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below, parse_mountinfo, read_mounts
 
 TABLE = rb"""22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
 31 27 7:1 / /mnt/with\040space\011tab\012line\134back rw shared:1 master:2 - ext4 /dev/loop1 rw

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from packer_plugin_osc_chroot.rooted import Rooted
+from packer_plugin_osc_chroot.host.rooted import Rooted
 
 
 @pytest.fixture

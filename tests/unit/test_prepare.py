@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from packer_plugin_osc_chroot.prepare import Prepared, prepare
+from packer_plugin_osc_chroot.options.prepare import Prepared, prepare
 
 STARTED = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
 GOOD = {

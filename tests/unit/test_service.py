@@ -8,10 +8,15 @@ import grpc
 import grpc_testing
 import pytest
 
-from packer_plugin_osc_chroot.communicator import CommunicatorService
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.redaction import Redactor
-from packer_plugin_osc_chroot.service import ArtifactService, BuilderService, Registry, status_of
+from packer_plugin_osc_chroot.service.builder import (
+    ArtifactService,
+    BuilderService,
+    Registry,
+    status_of,
+)
+from packer_plugin_osc_chroot.service.communicator import CommunicatorService
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 GOOD = {

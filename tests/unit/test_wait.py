@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
 from packer_plugin_osc_chroot.ui import RecordingUi
-from packer_plugin_osc_chroot.wait import insist, wait_for
 
 
 def wait(states: Iterator[str | None], **options: Any) -> Any:

@@ -1,0 +1,1 @@
+"""The OUTSCALE API and the VM's metadata: who asks, how, and how long to wait."""

@@ -1,0 +1,270 @@
+"""The OUTSCALE API: one client for each build. `osc_sdk_python` signs and sends; this module decides
+how long to wait, what to repeat, and what to say when a call fails.
+
+The SDK's own session is replaced: it hard-codes TLS verification, has no timeout, leaves the private
+key of a client certificate out, and its retries neither heed a cancel nor ask whether an action may
+be repeated (read in osc-sdk-python 0.42.0).
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from osc_sdk_python.call import Call
+from osc_sdk_python.credentials import Endpoint, Profile
+from requests.adapters import HTTPAdapter
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.credentials import Credentials
+from packer_plugin_osc_chroot.errors import CloudError
+from packer_plugin_osc_chroot.version import VERSION
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+USER_AGENT = f"packer-plugin-osc-chroot/{VERSION}"
+# Seconds to connect, and between two bytes of an answer.
+_TIMEOUT = (5.0, 60.0)
+# How long a call that keeps failing is repeated, in seconds; and the longest pause between two tries.
+_RETRY_SECONDS = 120.0
+# The same as long as the endpoint has never answered: it is more likely wrong than down.
+_FIRST_RETRY_SECONDS = 6.0
+_RETRY_PAUSE = 15.0
+# One build asks a handful of things at a time.
+_CONNECTIONS = 16
+
+
+class Cloud:
+    """Thread-safe. `region` is known by now; `close()` ends the connections."""
+
+    def __init__(self, credentials: Credentials, *, region: str) -> None:
+        self.region = region
+        self.endpoint = credentials.endpoint_url(region)
+        self._answered = False
+        self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
+        self._call = _Call(
+            profile=Profile(
+                access_key=credentials.access_key,
+                secret_key=credentials.secret_key,
+                region=region,
+                protocol="https",
+                endpoints=Endpoint(api=self.endpoint),
+            ),
+            session=self._session,
+        )
+
+    def close(self) -> None:
+        self._session.close()
+
+    def read(self, action: str, *, token: CancelToken, **body: Any) -> Json:
+        """A call that changes nothing. A cancel ends it at once, whatever the network does."""
+        answer: Future[Json] = Future()
+
+        def work() -> None:
+            try:
+                answer.set_result(self._repeated(action, body, token))
+            except BaseException as error:
+                answer.set_exception(error)
+
+        arrived = threading.Event()
+        answer.add_done_callback(lambda _: arrived.set())
+        threading.Thread(target=work, daemon=True, name=action).start()
+        with token.on_cancel(arrived.set):
+            while not arrived.wait(0.5) and not token.cancelled:
+                pass
+        token.check()
+        return answer.result()
+
+    def change(self, action: str, *, token: CancelToken, **body: Any) -> Json:
+        """A call that makes or changes something.
+
+        Once sent it is waited for, cancel or not: only its answer tells what there is to undo.
+        """
+        token.check()
+        return self._repeated(action, body, token)
+
+    def pages(self, action: str, key: str, *, token: CancelToken, **body: Any) -> Iterator[Json]:
+        """The resources below `key` of every page of a Read action."""
+        while True:
+            answer = self.read(action, token=token, **body)
+            yield from answer.get(key, ())
+            if not (following := answer.get("NextPageToken")):
+                return
+            body = {**body, "NextPageToken": following}
+
+    def _repeated(self, action: str, body: Mapping[str, Any], token: CancelToken) -> Json:
+        repeatable = _is_repeatable(action, body)
+
+        def worth_repeating(error: BaseException) -> bool:
+            if not isinstance(error, CloudError):
+                return False
+            again = error.status == 429 or repeatable and is_ambiguous(error)
+            if again:
+                log.info("%s: %s; trying again", action, error.message)
+            return again
+
+        retrying = Retrying(
+            retry=retry_if_exception(worth_repeating),
+            wait=wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE),
+            stop=stop_after_delay(_RETRY_SECONDS if self._answered else _FIRST_RETRY_SECONDS),
+            sleep=token.sleep,
+            reraise=True,
+        )
+        return retrying(self._once, action, body)
+
+    def _once(self, action: str, body: Mapping[str, Any]) -> Json:
+        try:
+            answer = self._call.api(action, **body)
+            self._answered = True
+        except requests.exceptions.SSLError as error:
+            raise CloudError(
+                f"{action}: the TLS certificate of {self.endpoint} is not accepted ({_root(error)})",
+                action=action,
+                status=-1,
+                hint="Check custom_endpoint_oapi, or set insecure_skip_tls_verify for a test endpoint",
+            ) from error
+        except (requests.exceptions.JSONDecodeError, ValueError) as error:
+            raise CloudError(
+                f"{action}: {self.endpoint} answered with something that is not JSON",
+                action=action,
+                hint="Check region and custom_endpoint_oapi",
+            ) from error
+        except requests.exceptions.RequestException as error:
+            raise CloudError(
+                f"{action}: no answer from {self.endpoint} ({_root(error)})",
+                action=action,
+                hint="Check region, custom_endpoint_oapi and this VM's network",
+            ) from error
+        if not isinstance(answer, dict):
+            raise CloudError(
+                f"{action}: {self.endpoint} answered with something that is no object",
+                action=action,
+            )
+        return answer
+
+
+def is_ambiguous(error: CloudError) -> bool:
+    """The call may have been done, or may be on a later try: no answer, or the server's own failure.
+
+    503 code 6 is throttling of the whole platform; it too has been seen after the action was done.
+    """
+    return error.status == 0 or error.status >= 500
+
+
+def is_missing(error: CloudError) -> bool:
+    """The resource that the call names does not exist."""
+    return (
+        error.status == 404
+        or error.status == 400
+        and any(kind.startswith("InvalidResource") for kind in error.types)
+    )
+
+
+def _is_repeatable(action: str, body: Mapping[str, Any]) -> bool:
+    """Doing it twice is the same as once: reads, deletes, tags, and what has a ClientToken."""
+    if "ClientToken" in body or body.get("DryRun"):
+        return True
+    return action.startswith(("Read", "Delete", "Unlink", "Update", "CreateTags"))
+
+
+def _root(error: BaseException) -> str:
+    """The innermost reason of a requests error, which wraps several layers."""
+    while True:
+        inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
+        if not isinstance(inner, BaseException):
+            text = str(error).strip() or type(error).__name__
+            return text.rsplit("] ", 1)[-1][:200]
+        error = inner
+
+
+class _Call(Call):  # type: ignore[misc]
+    """The SDK's call, with a profile and a session that are given, not looked up."""
+
+    def __init__(self, *, profile: Profile, session: requests.Session) -> None:
+        self._given = profile
+        super().__init__(max_retries=0, user_agent=USER_AGENT)
+        self.session: requests.Session = session
+
+    def update_profile(self, **kwargs: Any) -> dict[str, Any]:
+        self.profile = self._given
+        return kwargs
+
+
+class _Session(requests.Session):
+    """Adds what the SDK leaves out, and turns the API's errors into ours."""
+
+    def __init__(self, credentials: Credentials, *, host: str) -> None:
+        super().__init__()
+        self._verify = credentials.verify
+        self._cert = (
+            (credentials.x509_cert, credentials.x509_key)
+            if credentials.x509_key
+            else credentials.x509_cert or None
+        )
+        # The SDK signs the host without its port, so that is what must be sent.
+        self.headers["Host"] = host
+        for scheme in ("https://", "http://"):
+            self.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+        if not credentials.verify:
+            requests.packages.urllib3.disable_warnings()  # type: ignore[attr-defined]
+
+    def request(self, method: Any, url: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
+        kwargs.update(verify=self._verify, cert=self._cert, timeout=_TIMEOUT)
+        response = super().request(method, url, allow_redirects=False, **kwargs)
+        if response.status_code != 200:
+            raise _api_error(response)
+        return response
+
+
+def _api_error(response: requests.Response) -> CloudError:
+    action = urlsplit(response.url).path.rsplit("/", 1)[-1]
+    try:
+        document = response.json()
+        errors = [item for item in document["Errors"] if isinstance(item, dict)]
+        request_id = str(document.get("ResponseContext", {}).get("RequestId", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        errors, request_id = [], ""
+    codes = [str(item.get("Code", "")) for item in errors]
+    types = [str(item.get("Type", "")) for item in errors]
+    said = "; ".join(
+        " ".join(part for part in (str(item.get("Type", "")), str(item.get("Details", ""))) if part)
+        for item in errors
+    )
+    text = f"{action}: {said or response.reason or 'refused'} (HTTP {response.status_code}"
+    text += f", code {', '.join(codes)}" if codes else ""
+    text += f", request {request_id})" if request_id else ")"
+    return CloudError(
+        text,
+        action=action,
+        status=response.status_code,
+        codes=codes,
+        types=types,
+        request_id=request_id,
+        hint=_hint(response.status_code, " ".join(types)),
+    )
+
+
+_HINTS: tuple[tuple[Callable[[int, str], bool], str], ...] = (
+    (
+        lambda status, _: status == 401,
+        "Check access_key and secret_key, that they belong to this Region, and this VM's clock",
+    ),
+    (
+        lambda status, kinds: status == 403 or "Unauthorized" in kinds or "AccessDenied" in kinds,
+        "These credentials may not do this: ask the account's owner for the permission",
+    ),
+    (
+        lambda _, kinds: "Quota" in kinds or "TooManyResources" in kinds,
+        "Remove what is not needed, or ask OUTSCALE for a higher quota",
+    ),
+)
+
+
+def _hint(status: int, kinds: str) -> str:
+    return next((hint for applies, hint in _HINTS if applies(status, kinds)), "")

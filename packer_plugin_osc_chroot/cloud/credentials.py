@@ -1,0 +1,167 @@
+"""Who signs the calls, and to which endpoint: template, environment, profile file, in that order.
+
+The profile file is OUTSCALE's own `~/.osc/config.json`, in the SDKs' spelling and in osc-cli's older
+one. `osc_sdk_python` would read both by itself, with the file winning over the environment, and
+refuses keys it does not know: so this is done here.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.options.config import Config
+
+# In the order in which they are looked at: today's name, then the older one.
+_ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
+    "access_key": ("OSC_ACCESS_KEY", "OUTSCALE_ACCESSKEYID"),
+    "secret_key": ("OSC_SECRET_KEY", "OUTSCALE_SECRETKEYID"),
+    "region": ("OSC_REGION", "OUTSCALE_REGION"),
+    "endpoint": ("OSC_ENDPOINT_API", "OUTSCALE_OAPI_URL"),
+    "x509_cert": ("OSC_X509_CLIENT_CERT", "OUTSCALE_X509CERT"),
+    "x509_key": ("OSC_X509_CLIENT_KEY", "OUTSCALE_X509KEY"),
+    "tls_skip_verify": ("OSC_TLS_SKIP_VERIFY",),
+}
+_DEFAULT_FILE = "~/.osc/config.json"
+_HOW = (
+    "Set access_key and secret_key in the template, OSC_ACCESS_KEY and OSC_SECRET_KEY in the"
+    " environment, or a profile in ~/.osc/config.json"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Credentials:
+    """`endpoint` is empty where the Region's own is meant; `region` where only metadata knows it."""
+
+    access_key: str
+    secret_key: str = dataclasses.field(repr=False)
+    region: str
+    endpoint: str
+    verify: bool
+    x509_cert: str = ""
+    x509_key: str = ""
+
+    def endpoint_url(self, region: str) -> str:
+        """The URL that actions are appended to, without a final slash."""
+        return endpoint_url(self.endpoint, region)
+
+
+def endpoint_url(endpoint: str, region: str) -> str:
+    """An endpoint as users write it, as a URL. Sources: `seed.md`'s form, OUTSCALE's SDKs."""
+    if not endpoint:
+        domain = "outscale.hk" if region == "cn-southeast-1" else "outscale.com"
+        return f"https://api.{region}.{domain}/api/v1"
+    if "://" not in endpoint:
+        older = endpoint.rstrip("/").endswith("/oapi/latest") and not endpoint.startswith("api.")
+        endpoint = f"https://api.{region}.{endpoint}" if older else f"https://{endpoint}"
+    parts = urlsplit(endpoint)
+    return f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/') or '/api/v1'}"
+
+
+def endpoint_problem(endpoint: str) -> str | None:
+    """What is wrong with an endpoint as written, or None."""
+    if not endpoint or "<unknown>" in endpoint:
+        return None
+    try:
+        parts = urlsplit(endpoint_url(endpoint, "region"))
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if good and not any(char.isspace() for char in endpoint):
+        return None
+    return f'must be an endpoint such as https://api.eu-west-2.outscale.com, found "{endpoint}"'
+
+
+def half_pair_problem(values: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
+    """One key of the pair in the template, and the other nowhere that a build would look."""
+    for here, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
+        if values.get(here) and not values.get(other) and not _from(environ, other):
+            return f"{other}: required with {here}, and set neither here nor in the environment"
+    return None
+
+
+def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
+    """Raises BuildError where there are none, or the profile file cannot be used."""
+    profile = _profile(environ)
+
+    def pick(template: str, key: str) -> str:
+        return template or _from(environ, key) or profile.get(key, "")
+
+    access_key = pick(config.access_key, "access_key")
+    secret_key = pick(config.secret_key, "secret_key")
+    if not access_key or not secret_key:
+        missing = "access_key" if not access_key else "secret_key"
+        raise BuildError(f"no OUTSCALE credentials: {missing} is set nowhere", hint=_HOW)
+    skip = config.insecure_skip_tls_verify or _truth(pick("", "tls_skip_verify"))
+    return Credentials(
+        access_key=access_key,
+        secret_key=secret_key,
+        region=pick(config.region, "region"),
+        endpoint=pick(config.custom_endpoint_oapi, "endpoint"),
+        verify=not skip,
+        x509_cert=pick("", "x509_cert"),
+        x509_key=pick("", "x509_key"),
+    )
+
+
+def _from(environ: Mapping[str, str], key: str) -> str:
+    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
+
+
+def _truth(value: str) -> bool:
+    return value.lower() in ("1", "true", "yes")
+
+
+def _profile(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The chosen profile, flattened to our names. Nothing where nobody asked for one and none is."""
+    asked = bool(environ.get("OSC_CONFIG_FILE") or environ.get("OSC_PROFILE"))
+    home = environ.get("HOME") or os.path.expanduser("~")
+    path = Path(environ.get("OSC_CONFIG_FILE") or _DEFAULT_FILE.replace("~", home, 1))
+    name = environ.get("OSC_PROFILE") or "default"
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not asked:
+            return {}
+        raise BuildError(
+            f"profile file {path}: not found",
+            hint="Correct OSC_CONFIG_FILE, or unset it and OSC_PROFILE",
+        ) from None
+    except (OSError, ValueError) as error:
+        # Not the parser's own message: it may quote the file, and the file holds keys.
+        reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
+        raise BuildError(f"profile file {path}: {reason}", hint="Mend or remove it") from None
+    profile = document.get(name) if isinstance(document, dict) else None
+    if profile is None and not asked:
+        return {}
+    if not isinstance(profile, dict):
+        known = ", ".join(sorted(document)) if isinstance(document, dict) else ""
+        raise BuildError(
+            f'profile file {path}: has no profile "{name}"',
+            hint=f"Set OSC_PROFILE to one of: {known}" if known else "Add it",
+        )
+    return _flatten(profile)
+
+
+def _flatten(profile: Mapping[str, Any]) -> Mapping[str, str]:
+    endpoints = profile.get("endpoints")
+    endpoint = endpoints.get("api") if isinstance(endpoints, dict) else None
+    if not endpoint and profile.get("host"):
+        # osc-cli: host "outscale.com", https true, region_name.
+        scheme = "http" if profile.get("https") is False else "https"
+        region = profile.get("region_name") or profile.get("region") or ""
+        endpoint = f"{scheme}://api.{region}.{profile['host']}/api/v1" if region else None
+    found = {
+        "access_key": profile.get("access_key"),
+        "secret_key": profile.get("secret_key"),
+        "region": profile.get("region") or profile.get("region_name"),
+        "endpoint": endpoint,
+        "x509_cert": profile.get("x509_client_cert") or profile.get("client_certificate"),
+        "x509_key": profile.get("x509_client_key"),
+        "tls_skip_verify": "true" if profile.get("tls_skip_verify") else None,
+    }
+    return {key: str(value) for key, value in found.items() if value}

@@ -1,0 +1,94 @@
+"""The one way to wait for a resource of the API to reach a state, and to insist on its removal."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import is_missing
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
+from packer_plugin_osc_chroot.ui import Ui
+
+log = logging.getLogger(__name__)
+
+# Seconds between two lines about a wait that goes on.
+_REPORT_EVERY = 10.0
+# The end of a wait is noticed within this many seconds, or this share of its duration.
+_NOTICE_SECONDS = 0.25
+_NOTICE_SHARE = 1 / 40
+
+
+def wait_for(
+    what: str,
+    read: Callable[[], Mapping[str, Any] | None],
+    *,
+    target: Collection[str],
+    failed: Collection[str] = (),
+    state: Callable[[Mapping[str, Any]], str] = lambda resource: str(resource.get("State", "")),
+    deadline: float,
+    token: CancelToken,
+    ui: Ui,
+    missing_is: str = "",
+) -> Mapping[str, Any]:
+    """Read until the resource's state is one of `target`; returns the resource then.
+
+    `read` gives None while the resource is not shown. The API is eventually consistent, so that is
+    waited through, unless `missing_is` names the state that it stands for. `deadline` is in seconds.
+    Raises BuildError when a state of `failed` is reached or the deadline passes, and Cancelled.
+    """
+    begun = time.monotonic()
+    reported = begun
+    pause = 0.05
+    while True:
+        resource = read()
+        found = missing_is if resource is None else state(resource)
+        if found and found in target:
+            return resource or {}
+        shown = found or "not shown by the API"
+        if found in failed:
+            raise BuildError(f"{what}: is in state {shown}, expected {_either(target)}")
+        now = time.monotonic()
+        if now - begun > deadline:
+            raise BuildError(
+                f"{what}: still {shown} after {deadline:.0f} s, expected {_either(target)}"
+            )
+        if now - reported >= _REPORT_EVERY:
+            reported = now
+            progress = resource.get("Progress") if resource else None
+            percent = f", {progress}%" if isinstance(progress, int) else ""
+            ui.message(f"{what}: {shown}{percent} ({now - begun:.0f} s)")
+        token.sleep(pause)
+        pause = min(pause * 1.5, max(_NOTICE_SECONDS, (now - begun) * _NOTICE_SHARE))
+
+
+def _either(states: Collection[str]) -> str:
+    return " or ".join(sorted(states)) or "gone"
+
+
+def insist(send: Callable[[], object], *, is_done: Callable[[], bool], token: CancelToken) -> None:
+    """Send a Delete or Unlink until the API takes it.
+
+    It refuses for a while: a volume that is still creating or linked, a snapshot that is pending or
+    whose image is going. `is_done` looks whether a refusal only means that it is done. Raises the last
+    refusal when the token's deadline passes, and at once what no patience helps against.
+    """
+    pause = 0.1
+    while True:
+        try:
+            send()
+            return
+        except CloudError as error:
+            if is_missing(error):
+                return
+            if not 400 <= error.status < 500 or error.status in (401, 403):
+                raise
+            if is_done():
+                return
+            log.info("refused for now: %s", error)
+            refusal = error
+        try:
+            token.sleep(pause)
+        except Cancelled:
+            raise refusal from None
+        pause = min(pause * 1.5, 2.0)

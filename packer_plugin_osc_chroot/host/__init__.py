@@ -1,0 +1,1 @@
+"""This machine: commands, disks, mounts, the chroot and the files in it."""

@@ -1,0 +1,295 @@
+"""The one door for commands on the host, and what `command_wrapper` means.
+
+The wrapper is a template around a shell command line: a command of ours is quoted, put into it, and
+the result run by /bin/sh. Without a wrapper our own commands meet no shell at all.
+"""
+
+import codecs
+import errno
+import os
+import shlex
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.errors import BuildError, CommandError
+from packer_plugin_osc_chroot.host.process import run_process
+
+SBIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+MAX_LINE = 8192
+MAX_OUTPUT = 4 << 20
+TAIL_LINES = 20
+
+# The Debian and Red Hat packages of the commands that builds use, for "command not found".
+_PACKAGES = {
+    "blkid": "util-linux",
+    "blockdev": "util-linux",
+    "chroot": "coreutils",
+    "env": "coreutils",
+    "losetup": "util-linux",
+    "lsblk": "util-linux",
+    "mkdir": "coreutils",
+    "mount": "util-linux (mount on Debian)",
+    "partx": "util-linux",
+    "rmdir": "coreutils",
+    "sfdisk": "util-linux (fdisk on Debian)",
+    "sudo": "sudo",
+    "udevadm": "systemd (udev on Debian)",
+    "umount": "util-linux (mount on Debian)",
+}
+
+
+# Started through a wrapper, the agent has neither our working directory nor our PYTHONPATH.
+_START_AGENT = (
+    "import sys; sys.path.insert(0, {directory!r}); "
+    "from packer_plugin_osc_chroot.host.agent import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def default_agent_argv() -> tuple[str, ...]:
+    """How this program starts itself as the agent, frozen or not."""
+    if getattr(sys, "frozen", False):
+        return (sys.executable, "agent")
+    directory = os.fspath(Path(__file__).resolve().parents[2])
+    return (sys.executable, "-c", _START_AGENT.format(directory=directory))
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A command that ended. `output` is its standard output, `errors` the tail of the other."""
+
+    status: int
+    output: str
+    errors: str = ""
+
+
+@dataclass(frozen=True)
+class Host:
+    """How things are done on this machine: as ourselves, or through the user's wrapper."""
+
+    wrap: Callable[[str], str] | None = None
+    agent_argv: Sequence[str] = field(default_factory=default_agent_argv)
+
+    def command(self, argv: Sequence[str], *, privileged: bool = True) -> list[str]:
+        """What is really executed for `argv`."""
+        if self.wrap is None or not privileged:
+            return list(argv)
+        return ["/bin/sh", "-c", self.wrap(shlex.join(argv))]
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        token: CancelToken,
+        input: bytes | None = None,
+        on_line: Callable[[str], None] | None = None,
+        success: Container[int] = (0,),
+        privileged: bool = True,
+    ) -> Completed:
+        """Run a command of ours. Raises CommandError for a status not in `success`, Cancelled."""
+        return self._run(
+            self.command(argv, privileged=privileged),
+            shown=shlex.join(argv),
+            name=argv[0],
+            env=tool_environment(inherit=self.wrap is not None),
+            token=token,
+            input=input,
+            on_line=on_line,
+            success=success,
+        )
+
+    def shell(
+        self, command: str, *, token: CancelToken, on_line: Callable[[str], None] | None = None
+    ) -> Completed:
+        """Run a command line that the user wrote, through the wrapper where there is one."""
+        text = command if self.wrap is None else self.wrap(command)
+        return self._run(
+            ["/bin/sh", "-c", text],
+            shown=command,
+            name="",
+            env=user_environment(),
+            token=token,
+            input=None,
+            on_line=on_line,
+            success=(0,),
+        )
+
+    def kill(self, pids: Sequence[int], number: signal.Signals) -> None:
+        """Signal processes, through the wrapper where we may not. The vanished do not matter."""
+        refused = []
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+            except PermissionError:
+                refused.append(pid)
+        if refused and self.wrap is not None:
+            name = number.name.removeprefix("SIG")
+            # The shell's own kill: not every system has the program.
+            argv = ["/bin/sh", "-c", 'kill -s "$0" "$@"', name, *map(str, refused)]
+            self.run(argv, token=CancelToken(deadline=5), success=range(256))
+
+    def _run(
+        self,
+        argv: Sequence[str],
+        *,
+        shown: str,
+        name: str,
+        env: Mapping[str, str],
+        token: CancelToken,
+        input: bytes | None,
+        on_line: Callable[[str], None] | None,
+        success: Container[int],
+    ) -> Completed:
+        tail: deque[str] = deque(maxlen=TAIL_LINES)
+        errors: deque[str] = deque(maxlen=TAIL_LINES)
+        output = bytearray()
+
+        def each_line(line: str) -> None:
+            tail.append(line)
+            if on_line is not None:
+                on_line(line)
+
+        def each_error(line: str) -> None:
+            errors.append(line)
+            each_line(line)
+
+        out_lines, err_lines = Lines(each_line), Lines(each_error)
+
+        def on_stdout(data: bytes) -> None:
+            output.extend(data[: MAX_OUTPUT - len(output)])
+            out_lines.feed(data)
+
+        try:
+            code = run_process(
+                argv,
+                env=env,
+                token=token,
+                stdin=None if input is None else (input,),
+                on_stdout=on_stdout,
+                on_stderr=err_lines.feed,
+                kill=self.kill,
+            )
+        except (OSError, ValueError) as error:
+            raise start_error(error, name=name or argv[0], shown=shown) from error
+        out_lines.close()
+        err_lines.close()
+        status = exit_status(code)
+        completed = Completed(status, output.decode("utf-8", "replace"), "\n".join(errors))
+        if status not in success:
+            raise _failed(status, signalled=code < 0, name=name, shown=shown, tail=tail)
+        return completed
+
+
+class Lines:
+    """Cuts a stream of bytes into decoded lines of bounded length."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = ""
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
+        for line in lines:
+            self._emit(line)
+        while len(self._rest) >= MAX_LINE:
+            self._on_line(self._rest[:MAX_LINE])
+            self._rest = self._rest[MAX_LINE:]
+
+    def close(self) -> None:
+        rest = self._rest + self._decoder.decode(b"", final=True)
+        self._rest = ""
+        if rest:
+            self._emit(rest)
+
+    def _emit(self, line: str) -> None:
+        # A carriage return is a progress display drawing over itself: only its last state counts.
+        line = line.rstrip("\r").rpartition("\r")[2]
+        for start in range(0, max(len(line), 1), MAX_LINE):
+            self._on_line(line[start : start + MAX_LINE])
+
+
+def exit_status(code: int) -> int:
+    """The shell's form of what Popen calls -n."""
+    return 128 - code if code < 0 else code
+
+
+def start_error(error: OSError | ValueError, *, name: str, shown: str) -> BuildError:
+    """The words for a command that could not even be started."""
+    if isinstance(error, FileNotFoundError):
+        return CommandError(
+            f"{name}: command not found on this machine", status=127, hint=_install_hint(name)
+        )
+    if isinstance(error, PermissionError):
+        return CommandError(f"{name}: may not be executed by this user", status=126)
+    if isinstance(error, ValueError):
+        return BuildError("a command holds a NUL byte, which no program can be given")
+    if error.errno == errno.E2BIG:
+        return BuildError(
+            f"the command is too long for the kernel ({len(shown)} characters, limit about 128 Ki)",
+            hint="Upload it as a script and run that.",
+        )
+    return CommandError(f"{name} could not be started: {error}", status=126)
+
+
+def _install_hint(name: str) -> str:
+    package = _PACKAGES.get(name)
+    if package is None:
+        return f"Install the package that has {name}, or add its directory to PATH."
+    return f"Install the package {package}."
+
+
+def _failed(
+    status: int, *, signalled: bool, name: str, shown: str, tail: Sequence[str]
+) -> CommandError:
+    hint = ""
+    if signalled:
+        number = status - 128
+        known = {int(each): each.name for each in signal.Signals}
+        what = f"was ended by signal {number} ({known.get(number, 'unknown')})"
+    elif status == 127:
+        what = "failed: command not found"
+        hint = _install_hint(name) if name else ""
+    else:
+        what = f"failed with status {status}"
+    last = next((line.strip() for line in reversed(tail) if line.strip()), "")
+    message = f"`{shown}` {what}" + (f": {last}" if last else "")
+    return CommandError(message, status=status, hint=hint, details=tuple(tail))
+
+
+def user_environment() -> dict[str, str]:
+    """Packer's own environment, as commands of the user expect it.
+
+    A frozen program runs under a library path of its own, which foreign programs must not see; the
+    one it was started with is kept beside it (PyInstaller).
+    """
+    env = dict(os.environ)
+    if getattr(sys, "frozen", False):
+        original = env.pop("LD_LIBRARY_PATH_ORIG", None)
+        env.pop("LD_LIBRARY_PATH", None)
+        if original is not None:
+            env["LD_LIBRARY_PATH"] = original
+    env["PATH"] = _with_sbin(env.get("PATH", ""))
+    return env
+
+
+def tool_environment(*, inherit: bool) -> dict[str, str]:
+    """For our own commands: messages that can be read by programs, and nothing of the user's.
+
+    A wrapper may need what the user has set (SUDO_ASKPASS, proxies): it inherits.
+    """
+    env = user_environment() if inherit else {"PATH": _with_sbin(os.environ.get("PATH", ""))}
+    env["LC_ALL"] = env["LANG"] = "C.UTF-8"
+    return env
+
+
+def _with_sbin(path: str) -> str:
+    parts = [part for part in path.split(":") if part]
+    parts += [part for part in SBIN_PATH.split(":") if part not in parts]
+    return ":".join(parts)

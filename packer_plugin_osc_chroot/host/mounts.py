@@ -1,0 +1,262 @@
+"""Mounting the root and what goes below it, and unmounting all of it, cleanly.
+
+The root's mount keeps the propagation of the place where it is, so that the copies which services
+with a mount namespace of their own get of it go away with it. A bind mount leaves its source's peer
+group at once: nothing mounted or unmounted below it reaches the host.
+
+Nothing is unmounted lazily: a snapshot taken while the kernel still writes would be worth nothing.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.errors import BuildError, CommandError, UndoError
+from packer_plugin_osc_chroot.host import holders
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below
+from packer_plugin_osc_chroot.host.rootfs import Files
+from packer_plugin_osc_chroot.host.transfer import RootFs, failure
+from packer_plugin_osc_chroot.ui import Ui
+
+UNDO_SECONDS = 120.0
+# What looks at new disks (udev, blkid) holds a mount for moments.
+BUSY_RETRIES = 6
+BUSY_PAUSE = 0.05
+RELEASE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class ExtraMount:
+    """One of chroot_mounts: the type ("bind" stands for a bind mount), the source, the target."""
+
+    fstype: str
+    source: str
+    target: str
+
+
+def mount(
+    host: Host,
+    source: str,
+    target: str,
+    *,
+    fstype: str = "",
+    options: Sequence[str] = (),
+    token: CancelToken,
+) -> None:
+    """Mount; each option goes as an -o of its own. Raises CommandError, Cancelled."""
+    argv = ["mount"]
+    if fstype == "bind":
+        argv += ["--bind", "--make-private", "--make-shared"]
+    elif fstype:
+        argv += ["-t", fstype]
+    for option in options:
+        argv += ["-o", option]
+    host.run([*argv, "--", source, target], token=token)
+
+
+def umount(
+    host: Host,
+    files: Files,
+    target: str,
+    *,
+    root: str,
+    ui: Ui,
+    token: CancelToken,
+    hurry: bool = False,
+) -> None:
+    """Unmount; whoever below `root` keeps it busy is named and ended. Raises UndoError."""
+    failed: CommandError | None = None
+    for attempt in range(BUSY_RETRIES):
+        try:
+            host.run(["umount", "--", target], token=token)
+            return
+        except CommandError as error:
+            if not any(each.mount_point == target for each in mounts_below(target)):
+                return
+            failed = error
+            if "busy" not in "\n".join(error.details):
+                break
+        if attempt == 0:
+            grace = 0.3 if hurry else holders.TERM_GRACE
+            holders.end_holders(host, files, root, ui=ui, token=token, term_grace=grace)
+        else:
+            token.sleep(BUSY_PAUSE * 2**attempt)
+    left = [str(holder) for holder in holders.find(files, root, token=token)]
+    assert failed is not None
+    raise UndoError(
+        f"{target} cannot be unmounted: {failed.details[-1] if failed.details else failed}",
+        left=[f"{target} is still mounted", *left],
+        hint=""
+        if left
+        else "No process holds it; the kernel may (a swap file, a loop device, an NFS export in it).",
+    )
+
+
+def umount_below(
+    host: Host, root: str, *, itself: bool, ui: Ui, token: CancelToken, hurry: bool = False
+) -> None:
+    """Unmount everything below `root`, last first, whoever mounted it; then `root` if `itself`.
+
+    Goes on after a failure, so that as little as possible stays; raises the first one.
+    """
+    first: UndoError | None = None
+    with holders.machine_files(host) as files:
+        for each in reversed(mounts_below(root)):
+            if each.mount_point == root and (not itself or first is not None):
+                continue
+            try:
+                umount(host, files, each.mount_point, root=root, ui=ui, token=token, hurry=hurry)
+            except UndoError as error:
+                first = first or error
+    if first is not None:
+        raise first
+
+
+@contextmanager
+def mounted_root(
+    host: Host,
+    device: str,
+    mount_path: str,
+    *,
+    fstype: str = "",
+    options: Sequence[str] = (),
+    ui: Ui,
+    token: CancelToken,
+) -> Iterator[Path]:
+    """The filesystem on `device`, mounted at `mount_path`, which is made where it is missing.
+
+    At the end it is unmounted with everything below it, written out, and the device is free: no
+    other mount namespace has it either. Directories that were made go again.
+    """
+    root = os.path.realpath(mount_path)
+    if any(each.mount_point == root for each in mounts_below(root)):
+        raise BuildError(
+            f"mount_path {root} is a mount point already", hint="Unmount it, or use another path."
+        )
+    made: list[str] = []
+    try:
+        _make_dirs(host, root, made=made, token=token)
+        mount(host, device, root, fstype=fstype, options=options, token=token)
+        yield Path(root)
+    finally:
+        undo = CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting {root} took too long")
+        mounted = any(each.mount_point == root for each in mounts_below(root))
+        try:
+            umount_below(host, root, itself=True, ui=ui, token=undo, hurry=token.cancelled)
+            if mounted:
+                _release(host, device, token=undo)
+        finally:
+            # Only what is empty goes: nothing is lost where the root is still mounted.
+            for path in reversed(made):
+                host.run(["rmdir", "--", path], token=undo, success=range(256))
+
+
+def _make_dirs(host: Host, path: str, *, made: list[str], token: CancelToken) -> None:
+    """`made` gets what was missing. Another build may remove a shared parent in between: again."""
+    for attempt in range(5):
+        missing = []
+        each = path
+        while not os.path.lexists(each):
+            missing.append(each)
+            each = os.path.dirname(each)
+        made[:] = [*reversed(missing)]
+        if not missing:
+            break
+        try:
+            host.run(["mkdir", "-p", "--", path], token=token)
+            break
+        except CommandError:
+            if attempt == 4:
+                raise
+    if not os.path.isdir(path):
+        raise BuildError(f"mount_path {path} is not a folder")
+
+
+def _release(host: Host, device: str, *, token: CancelToken) -> None:
+    """Wait until nothing has the device any more, and write out what the kernel still caches."""
+    found = os.stat(device)
+    if not stat.S_ISBLK(found.st_mode):
+        return
+    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    pause, waited = 0.02, 0.0
+    with holders.machine_files(host) as files:
+        while files.call("is_claimed", {"device": device}, check=token.check):
+            if waited >= RELEASE_SECONDS:
+                arguments = {"device_number": number}
+                left = files.call("find_mounters", arguments, check=token.check)
+                raise UndoError(
+                    f"{device} is unmounted here but still in use elsewhere",
+                    left=left,
+                    hint="A service or container keeps a copy of the mount: stop it.",
+                )
+            token.sleep(pause)
+            waited += pause
+            pause = min(pause * 2, 0.5)
+    host.run(["blockdev", "--flushbufs", device], token=token)
+
+
+@contextmanager
+def extra_mounts(
+    host: Host,
+    root: Path,
+    rootfs: RootFs,
+    mounts: Sequence[ExtraMount],
+    *,
+    ui: Ui,
+    token: CancelToken,
+) -> Iterator[None]:
+    """chroot_mounts, in their order. Mount points are resolved in the root and made if missing.
+
+    At the end everything below the root is unmounted, what provisioners mounted too, and mount
+    points that were made are removed unless something was put into them.
+    """
+    made: list[str] = []
+    try:
+        for each in mounts:
+            try:
+                _mount_extra(host, root, rootfs, each, made=made, token=token)
+            except BuildError as error:
+                if each.fstype != "binfmt_misc" or token.cancelled:
+                    raise
+                ui.message(f"warning: {each.target} is not mounted: {error.message}")
+        yield
+    finally:
+        undo = CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting below {root} took too long")
+        umount_below(host, str(root), itself=False, ui=ui, token=undo, hurry=token.cancelled)
+        if made:
+            rootfs.files.call("remove_made", {"made": made}, check=undo.check)
+
+
+def _mount_extra(
+    host: Host,
+    root: Path,
+    rootfs: RootFs,
+    each: ExtraMount,
+    *,
+    made: list[str],
+    token: CancelToken,
+) -> None:
+    as_file = False
+    if each.fstype == "bind":
+        try:
+            as_file = not stat.S_ISDIR(os.stat(each.source).st_mode)
+        except OSError as error:
+            # Without the right to look there, mount (through the wrapper) says what is wrong.
+            if error.errno != errno.EACCES:
+                raise failure(f"chroot_mounts: bind mount of {each.source}", error) from error
+    arguments: dict[str, Any] = {"path": each.target, "as_file": as_file}
+    try:
+        point = rootfs.files.call("make_mount_point", arguments, check=token.check)
+    except OSError as error:
+        raise failure(f"chroot_mounts: the mount point {each.target}", error) from error
+    made += point["made"]
+    if point["real"] == "/":
+        raise BuildError(f"chroot_mounts: {each.target} is the root itself")
+    mount(host, each.source, str(root) + point["real"], fstype=each.fstype, token=token)

@@ -1,0 +1,205 @@
+"""Runs one program: its streams, its end, and the end of everything it started on cancel.
+
+`commands.py` and `chroot.py` build on it; nothing else starts programs.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.host.procfs import Family
+
+CHUNK = 65536
+# How long a cancelled program may take to end by itself, and how long the kernel to remove it after
+# SIGKILL: together less than the second within which a cancel has to be through.
+TERM_GRACE = 0.5
+KILL_GRACE = 0.35
+# A pipe holds at most this much (fs.pipe-max-size), so what an ended program wrote is in it.
+DRAIN_LIMIT = 1 << 20
+
+Kill = Callable[[Sequence[int], signal.Signals], None]
+Sink = Callable[[bytes], None]
+
+
+def run_process(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    token: CancelToken,
+    stdin: Iterable[bytes] | None,
+    on_stdout: Sink,
+    on_stderr: Sink,
+    kill: Kill,
+    mark: str = "",
+    on_started: Callable[[], None] = lambda: None,
+) -> int:
+    """Run until the program ends; its status as Popen gives it (-n for a signal n).
+
+    `on_started` is called once the program runs.
+    The program leads a session of its own. The sinks run in the calling thread; an exception from
+    one ends the program like a cancel does. Children that outlive the program and hold its pipes
+    are not waited for. Raises OSError where the program cannot be started, Cancelled.
+    """
+    token.check()
+    wake_read, wake_write = os.pipe()
+    try:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=env,
+            start_new_session=True,
+        )
+    except BaseException:
+        os.close(wake_read)
+        os.close(wake_write)
+        raise
+    exited = threading.Event()
+
+    def wait() -> None:
+        child.wait()
+        exited.set()
+        os.write(wake_write, b"x")
+
+    waiter = threading.Thread(target=wait, name=f"wait-{child.pid}", daemon=True)
+    waiter.start()
+    stop_read, stop_write = os.pipe()
+    feeder: threading.Thread | None = None
+    if stdin is not None and child.stdin is not None:
+        fd = os.dup(child.stdin.fileno())
+        child.stdin.close()
+        feeder = threading.Thread(
+            target=_feed, args=(fd, stdin, stop_read), name=f"feed-{child.pid}", daemon=True
+        )
+        feeder.start()
+    else:
+        os.close(stop_read)
+    assert child.stdout is not None and child.stderr is not None
+    sinks = {child.stdout.fileno(): on_stdout, child.stderr.fileno(): on_stderr}
+    alarm = _Alarm()
+    try:
+        on_started()
+        with token.on_cancel(alarm.ring):
+            _pump(sinks, wake=wake_read, cancel=alarm.fd, exited=exited, token=token)
+    except BaseException:
+        end_family(Family(child.pid, mark=mark), kill=kill, exited=exited)
+        raise
+    finally:
+        os.close(stop_write)
+        child.stdout.close()
+        child.stderr.close()
+        # A program that not even SIGKILL ends (it hangs in the kernel) keeps its waiter and wake
+        # pipe; everything else goes.
+        if exited.wait(KILL_GRACE):
+            waiter.join()
+            os.close(wake_read)
+            os.close(wake_write)
+        alarm.close()
+    return child.returncode
+
+
+class _Alarm:
+    """Makes a descriptor readable from another thread, which may come late: after the close."""
+
+    def __init__(self) -> None:
+        self.fd, self._write = os.pipe()
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        with self._lock:
+            if self._write >= 0:
+                os.write(self._write, b"x")
+
+    def close(self) -> None:
+        with self._lock:
+            os.close(self.fd)
+            os.close(self._write)
+            self._write = -1
+
+
+def _pump(
+    sinks: dict[int, Sink],
+    *,
+    wake: int,
+    cancel: int,
+    exited: threading.Event,
+    token: CancelToken,
+) -> None:
+    """Hand output on until the program has ended and everything it wrote was read."""
+    poller = select.poll()
+    for fd in (*sinks, wake, cancel):
+        poller.register(fd, select.POLLIN)
+    budget = dict.fromkeys(sinks, DRAIN_LIMIT)
+    open_fds = set(sinks)
+    while True:
+        ended = exited.is_set()
+        # The timeout is for tokens with a deadline: they tell only who looks.
+        ready = {fd for fd, _ in poller.poll(0 if ended else 200)}
+        token.check()
+        active = ready & open_fds
+        for fd in active:
+            data = os.read(fd, CHUNK)
+            if data:
+                sinks[fd](data)
+                budget[fd] -= len(data) if ended else 0
+            if not data or budget[fd] <= 0:
+                poller.unregister(fd)
+                open_fds.discard(fd)
+        if ended and not active:
+            return
+
+
+def _feed(fd: int, chunks: Iterable[bytes], stop: int) -> None:
+    """Write standard input; ends when the program does not read any more or has ended.
+
+    It may stay in `chunks` for as long as that blocks: its thread is a daemon.
+    """
+    try:
+        os.set_blocking(fd, False)
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        poller.register(stop, select.POLLIN)
+        for chunk in chunks:
+            view = memoryview(chunk)
+            while view:
+                ready = dict(poller.poll())
+                if stop in ready:
+                    return
+                view = view[os.write(fd, view[:CHUNK]) :]
+    except BrokenPipeError:
+        return
+    finally:
+        os.close(fd)
+        os.close(stop)
+
+
+def end_family(family: Family, *, kill: Kill, exited: threading.Event) -> None:
+    """SIGTERM to all of it, SIGKILL to what is left after a grace; never longer than a second."""
+    living = family.living()
+    kill(living, signal.SIGTERM)
+    if _wait_gone(family, exited=exited, seconds=TERM_GRACE):
+        return
+    deadline = time.monotonic() + KILL_GRACE
+    while time.monotonic() < deadline:
+        living = family.living()
+        if not living and exited.is_set():
+            return
+        kill(living, signal.SIGKILL)
+        if _wait_gone(family, exited=exited, seconds=0.1):
+            return
+
+
+def _wait_gone(family: Family, *, exited: threading.Event, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        exited.wait(0.02)
+        if exited.is_set() and not family.living():
+            return True
+        time.sleep(0.02)
+    return False

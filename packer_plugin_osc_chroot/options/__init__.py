@@ -1,0 +1,1 @@
+"""What a template may hold: declared once, decoded, rendered and checked."""

@@ -1,0 +1,136 @@
+"""The service process: it listens on a private socket, lives as long as the shim holds its lifeline,
+and does not end before every build has undone what it made.
+
+The lifeline is standard input: its first line is the token that calls must carry, its end means that
+the shim is gone. Terminal signals do not reach us (we have a session of our own); SIGTERM is treated
+like the end of the lifeline.
+"""
+
+import hmac
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import grpc
+
+from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
+from packer_plugin_osc_chroot.redaction import RedactingFormatter, Redactor
+from packer_plugin_osc_chroot.service.builder import ArtifactService, BuilderService, Registry
+from packer_plugin_osc_chroot.service.communicator import CommunicatorService
+
+log = logging.getLogger(__name__)
+
+# A stream holds its thread for as long as it is open: one Run, and the calls of its provisioners.
+_THREADS = 64
+_OPTIONS = (
+    # Chunks are at most 1 MiB; texts of users may be larger than gRPC's 4 MiB.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def serve(socket: Path) -> NoReturn:
+    """Serve until the lifeline ends, then end the process. The socket's directory is ours."""
+    redact = Redactor()
+    _log_to_stderr(redact)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _terminate)
+    registry = Registry(environ=dict(os.environ), redact=redact)
+    status = 1
+    try:
+        try:
+            token = _read_line(0)
+            server = _start(socket, token, registry)
+            # The shim waits for this line before it connects.
+            os.write(1, b"ready\n")
+            while os.read(0, 4096):
+                pass
+            reason = "Packer is gone"
+        except _Terminated:
+            reason = "the plugin was asked to end (SIGTERM)"
+        # From here on nothing may interrupt the undoing.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        log.info("ending: %s", reason)
+        registry.cancel_all(reason)
+        registry.join()
+        server.stop(grace=0.5)
+        status = 0
+    except Exception:
+        log.exception("the service failed")
+    finally:
+        shutil.rmtree(socket.parent, ignore_errors=True)
+        logging.shutdown()
+        # Without finalisers: they would undo what -on-error=abort was asked to keep, and wait for
+        # threads that hang on a network which may be gone.
+        os._exit(status)
+
+
+def _start(socket: Path, token: str, registry: Registry) -> grpc.Server:
+    server = grpc.server(
+        ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="grpc"),
+        interceptors=[_TokenCheck(token)],
+        options=_OPTIONS,
+    )
+    rpc.add_BuilderServicer_to_server(BuilderService(registry), server)
+    rpc.add_CommunicatorServicer_to_server(CommunicatorService(registry), server)
+    rpc.add_ArtifactServicer_to_server(ArtifactService(registry), server)
+    server.add_insecure_port(f"unix:{socket}")
+    server.start()
+    return server
+
+
+class _TokenCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """Refuses calls that do not carry the token."""
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+
+        def refuse(request: Any, context: grpc.ServicerContext) -> None:
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
+
+        self._refusal = grpc.unary_unary_rpc_method_handler(refuse)
+
+    def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], "grpc.RpcMethodHandler[Any, Any] | None"],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        metadata = dict(handler_call_details.invocation_metadata)
+        given = metadata.get("authorization", "")
+        given = given if isinstance(given, bytes) else given.encode()
+        if hmac.compare_digest(given, self._expected):
+            return continuation(handler_call_details)
+        return self._refusal
+
+
+def _read_line(descriptor: int) -> str:
+    """The token. Byte by byte, so that nothing of what follows is taken."""
+    line = bytearray()
+    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
+        line += byte
+    if not line:
+        raise _Terminated
+    return line.decode("ascii")
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
+def _log_to_stderr(redact: Redactor) -> None:
+    """Lines for PACKER_LOG, by way of the shim. What nobody reads any more is dropped."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter("%(levelname)s %(name)s: %(message)s", redact))
+    logging.raiseExceptions = False
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
