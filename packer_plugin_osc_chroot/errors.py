@@ -1,6 +1,6 @@
 """The exceptions of the builder: each is one short line for the user, with a hint and ids beside it.
 
-Code raises them once, where the failure is understood; only `service/builder.py` turns them into a
+Code raises them once, where the failure is understood; only `service/status.py` turns them into a
 status for Packer. What they do not say (the traceback) belongs in the log.
 """
 

@@ -1,75 +1,29 @@
-"""The Builder and Artifact services: the contract's calls, mapped to Prepare, the build, the artifact.
+"""The Builder service: Prepare, Run and Cancel, mapped to the options and the build."""
 
-The only place where exceptions become statuses for Packer (see the head of plugin.proto).
-"""
-
-import dataclasses
 import json
-import logging
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import grpc
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.options.prepare import GENERATED_VARS, Prepared, prepare
-from packer_plugin_osc_chroot.redaction import RedactingUi, Redactor
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.options.prepare import GENERATED_VARS, prepare
+from packer_plugin_osc_chroot.redaction import RedactingUi
+from packer_plugin_osc_chroot.service.registry import (
+    OpenCommunicator,
+    PreparedBuilder,
+    Registry,
+)
+from packer_plugin_osc_chroot.service.status import abort
 
 if TYPE_CHECKING:
-    from packer_plugin_osc_chroot.artifact import Artifact
     from packer_plugin_osc_chroot.build import Communicator
     from packer_plugin_osc_chroot.service.stream import RunStream
-
-log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class _Builder:
-    prepared: Prepared
-    token: CancelToken
-
-
-@dataclasses.dataclass(frozen=True)
-class OpenCommunicator:
-    """A communicator that provisioners may use now, and the token that ends its work."""
-
-    communicator: "Communicator"
-    token: CancelToken
-
-
-class Registry:
-    """What lives between calls: prepared builders, running builds, communicators, artifacts."""
-
-    def __init__(self, *, environ: Mapping[str, str], redact: Redactor) -> None:
-        self.environ = environ
-        self.redact = redact
-        self.started_at = datetime.now(UTC)
-        self.lock = threading.Lock()
-        self.builders: dict[str, _Builder] = {}
-        self.communicators: dict[str, OpenCommunicator] = {}
-        self.artifacts: dict[str, Artifact] = {}
-        self.threads: set[threading.Thread] = set()
-
-    def cancel_all(self, reason: str) -> None:
-        with self.lock:
-            builders = list(self.builders.values())
-        for builder in builders:
-            builder.token.cancel(reason)
-
-    def join(self) -> None:
-        """Wait until every build has kept or undone what it made."""
-        while True:
-            with self.lock:
-                running = next(iter(self.threads), None)
-            if running is None:
-                return
-            running.join()
 
 
 class BuilderService(rpc.BuilderServicer):
@@ -86,7 +40,7 @@ class BuilderService(rpc.BuilderServicer):
         prepared = prepare(raw_configs, started_at=registry.started_at, environ=registry.environ)
         registry.redact.add(prepared.secrets)
         with registry.lock:
-            registry.builders[request.builder_id] = _Builder(prepared, CancelToken())
+            registry.builders[request.builder_id] = PreparedBuilder(prepared, CancelToken())
         return pb.PrepareResponse(
             generated_vars=GENERATED_VARS, warnings=prepared.warnings, errors=prepared.errors
         )
@@ -150,7 +104,7 @@ class BuilderService(rpc.BuilderServicer):
             builder.token.cancel()
         return pb.CancelResponse()
 
-    def _build(self, builder: _Builder, stream: "RunStream") -> None:
+    def _build(self, builder: PreparedBuilder, stream: "RunStream") -> None:
         from packer_plugin_osc_chroot.artifact import BUILDER_TYPE_ID, Artifact
         from packer_plugin_osc_chroot.build import Context, build
 
@@ -188,54 +142,3 @@ class BuilderService(rpc.BuilderServicer):
                 )
             )
         )
-
-
-class ArtifactService(rpc.ArtifactServicer):
-    """State and Destroy of what finished builds left."""
-
-    def __init__(self, registry: Registry) -> None:
-        self._registry = registry
-
-    def State(self, request: pb.StateRequest, context: grpc.ServicerContext) -> pb.StateResponse:
-        value = self._artifact(request.artifact_id, context).state(request.name)
-        return pb.StateResponse(value_json=b"" if value is None else json.dumps(value).encode())
-
-    def Destroy(
-        self, request: pb.DestroyRequest, context: grpc.ServicerContext
-    ) -> pb.DestroyResponse:
-        try:
-            self._artifact(request.artifact_id, context).destroy()
-        except BuildError as error:
-            abort(context, error, self._registry.redact)
-        return pb.DestroyResponse()
-
-    def _artifact(self, key: str, context: grpc.ServicerContext) -> "Artifact":
-        with self._registry.lock:
-            artifact = self._registry.artifacts.get(key)
-        if artifact is None:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"there is no artifact {key}")
-        return artifact
-
-
-def abort(context: grpc.ServicerContext, error: Exception, redact: Redactor) -> NoReturn:
-    """End the call with one line for the user; what is no BuildError is a defect of ours."""
-    code, text = status_of(error)
-    context.abort(code, redact(text))
-
-
-def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
-    """The status and its one line; a defect's traceback goes to the log."""
-    match error:
-        case Cancelled():
-            code, text = grpc.StatusCode.CANCELLED, str(error)
-        case BuildError():
-            code, text = grpc.StatusCode.FAILED_PRECONDITION, str(error)
-        case _:
-            log.error("a defect of the plugin", exc_info=error)
-            code = grpc.StatusCode.INTERNAL
-            # The shim says that it is a defect, and where the traceback is to be found.
-            text = f"{type(error).__name__}: {error}"
-    left = getattr(error, "__notes__", ())
-    if left:
-        text += f" (and {len(left)} thing(s) could not be undone, see above)"
-    return code, " ".join(text.split())

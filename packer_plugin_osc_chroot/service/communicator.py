@@ -12,7 +12,8 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.service.builder import OpenCommunicator, Registry, abort
+from packer_plugin_osc_chroot.service.registry import OpenCommunicator, Registry
+from packer_plugin_osc_chroot.service.status import abort
 
 # Messages of a command's output that wait for a slow reader; then the command waits too.
 _QUEUED = 64

@@ -21,8 +21,10 @@ import grpc
 
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.redaction import RedactingFormatter, Redactor
-from packer_plugin_osc_chroot.service.builder import ArtifactService, BuilderService, Registry
+from packer_plugin_osc_chroot.service.artifact import ArtifactService
+from packer_plugin_osc_chroot.service.builder import BuilderService
 from packer_plugin_osc_chroot.service.communicator import CommunicatorService
+from packer_plugin_osc_chroot.service.registry import Registry
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,11 @@ import pytest
 
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.redaction import Redactor
-from packer_plugin_osc_chroot.service.builder import (
-    ArtifactService,
-    BuilderService,
-    Registry,
-    status_of,
-)
+from packer_plugin_osc_chroot.service.artifact import ArtifactService
+from packer_plugin_osc_chroot.service.builder import BuilderService
 from packer_plugin_osc_chroot.service.communicator import CommunicatorService
+from packer_plugin_osc_chroot.service.registry import Registry
+from packer_plugin_osc_chroot.service.status import status_of
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 GOOD = {

@@ -1,0 +1,35 @@
+"""Exceptions as gRPC statuses with one line for the user (see the head of plugin.proto)."""
+
+import logging
+from typing import NoReturn
+
+import grpc
+
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.redaction import Redactor
+
+log = logging.getLogger(__name__)
+
+
+def abort(context: grpc.ServicerContext, error: Exception, redact: Redactor) -> NoReturn:
+    """End the call with one line for the user; what is no BuildError is a defect of ours."""
+    code, text = status_of(error)
+    context.abort(code, redact(text))
+
+
+def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
+    """The status and its one line; a defect's traceback goes to the log."""
+    match error:
+        case Cancelled():
+            code, text = grpc.StatusCode.CANCELLED, str(error)
+        case BuildError():
+            code, text = grpc.StatusCode.FAILED_PRECONDITION, str(error)
+        case _:
+            log.error("a defect of the plugin", exc_info=error)
+            code = grpc.StatusCode.INTERNAL
+            # The shim says that it is a defect, and where the traceback is to be found.
+            text = f"{type(error).__name__}: {error}"
+    left = getattr(error, "__notes__", ())
+    if left:
+        text += f" (and {len(left)} thing(s) could not be undone, see above)"
+    return code, " ".join(text.split())
