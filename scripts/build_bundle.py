@@ -114,6 +114,7 @@ def run(*arguments: str) -> None:
         "PYTHONHASHSEED": "0",
         "SOURCE_DATE_EPOCH": "0",
         "PYTHONPATH": str(ROOT),
+        "PYINSTALLER_CONFIG_DIR": str(ROOT / "build" / "pyinstaller"),
     }
     status = subprocess.run([sys.executable, *arguments], env=environment, cwd=ROOT).returncode
     if status != 0:

@@ -1,58 +1,29 @@
 """The whole build in this process, on a localcloud: what it makes, and that nothing is left of it
 wherever it fails or is cancelled."""
 
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-
-from packer_plugin_osc_chroot.artifact import Artifact
-from packer_plugin_osc_chroot.build import Communicator, Context, Result, build
-from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.host.mountinfo import read_mounts
-from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
-from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.redaction import Redactor
-from packer_plugin_osc_chroot.template.engine import Scope
-from packer_plugin_osc_chroot.ui import RecordingUi, Ui
-
-pytestmark = pytest.mark.root
-
-SOURCE = "ami-00000001"
-OPTIONS = Config(
-    source_omi=SOURCE,
-    omi_name="made by a test",
-    omi_description="from {{.SourceOMI}}",
-    tags={"made-by": "{{.BuildRegion}}"},
-    snapshot_tags={"kind": "root of {{.SourceOMIName}}"},
-    root_volume_tags={"kind": "work"},
-    # The tiny image has no shell: what runs in a chroot is tested with the real packer.
-    pre_mount_commands=("test -b {{.Device}}",),
-    post_mount_commands=("mountpoint -q {{.MountPath}}",),
+from in_process import (
+    OPTIONS,
+    SOURCE,
+    Provisioner,
+    assert_nothing_left,
+    live_snapshots,
+    mounted,
+    run,
 )
 
+from packer_plugin_osc_chroot.artifact import Artifact
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.ui import RecordingUi
 
-class Provisioner:
-    """Stands for Packer's provisioners: leaves a file in the image."""
-
-    def __init__(self, *, fails: bool = False) -> None:
-        self.fails = fails
-        self.cleaned_up = False
-        self.data: Mapping[str, str] = {}
-
-    def run(self, communicator: Communicator, data: Mapping[str, str]) -> None:
-        self.data = data
-        communicator.files.upload("/made", [b"yes\n"], mode=0o640, token=CancelToken())
-        if self.fails:
-            raise BuildError("the script failed")
-
-    def clean_up(self, communicator: Communicator, data: Mapping[str, str]) -> None:
-        self.cleaned_up = True
+pytestmark = pytest.mark.root
 
 
 class TroubleUi(RecordingUi):
@@ -85,53 +56,6 @@ class TroubleUi(RecordingUi):
         if self._fail:
             raise BuildError("trouble")
         self._token.cancel()
-
-
-def run(
-    cloud: LocalCloud,
-    *,
-    config: Config = OPTIONS,
-    ui: Ui | None = None,
-    token: CancelToken | None = None,
-    provisioner: Provisioner | None = None,
-) -> Result:
-    return build(
-        Context(
-            config=config,
-            scope=Scope(started_at=datetime.now(UTC)),
-            ui=ui or RecordingUi(),
-            token=token or CancelToken(),
-            provisioners=provisioner or Provisioner(),
-            environ=cloud.environment(),
-            redact=Redactor(),
-        )
-    )
-
-
-def assert_nothing_left(cloud: LocalCloud) -> None:
-    assert cloud.leftovers() == []
-    assert cloud.defects == []
-    assert [mount for mount in read_mounts() if "packer-amazon-chroot" in mount.mount_point] == []
-
-
-def live_snapshots(cloud: LocalCloud) -> list[str]:
-    """Those whose deletion has not been taken yet."""
-    return [each.snapshot_id for each in cloud.snapshots() if each.state != "deleting"]
-
-
-@contextmanager
-def mounted(image: Path, at: Path) -> Iterator[Path]:
-    """The first partition of a raw image, read-only."""
-    line = subprocess.run(
-        ["sfdisk", "--json", str(image)], check=True, capture_output=True, text=True
-    ).stdout
-    start = int(line.split('"start":')[1].split(",")[0]) * 512
-    options = f"ro,loop,noload,offset={start}"
-    subprocess.run(["mount", "-o", options, str(image), str(at)], check=True)
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", str(at)], check=True)
 
 
 def test_what_a_build_makes(tmp_path: Path) -> None:

@@ -1,0 +1,103 @@
+"""Builds in this process, on a localcloud: Packer and its provisioners are played by plain objects."""
+
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from packer_plugin_osc_chroot.build import Communicator, Context, Result, build
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.host.mountinfo import read_mounts
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.redaction import Redactor
+from packer_plugin_osc_chroot.template.engine import Scope
+from packer_plugin_osc_chroot.ui import RecordingUi, Ui
+
+SOURCE = "ami-00000001"
+OPTIONS = Config(
+    source_omi=SOURCE,
+    omi_name="made by a test",
+    omi_description="from {{.SourceOMI}}",
+    tags={"made-by": "{{.BuildRegion}}"},
+    snapshot_tags={"kind": "root of {{.SourceOMIName}}"},
+    root_volume_tags={"kind": "work"},
+    # The tiny image has no shell: what runs in a chroot is tested with the real packer.
+    pre_mount_commands=("test -b {{.Device}}",),
+    post_mount_commands=("mountpoint -q {{.MountPath}}",),
+)
+
+
+class Provisioner:
+    """Stands for Packer's provisioners: leaves a file in the image, and looks around."""
+
+    def __init__(
+        self,
+        *,
+        fails: bool = False,
+        look: Callable[[Communicator, Mapping[str, str]], None] = lambda communicator, data: None,
+    ) -> None:
+        self.fails = fails
+        self.look = look
+        self.cleaned_up = False
+        self.data: Mapping[str, str] = {}
+
+    def run(self, communicator: Communicator, data: Mapping[str, str]) -> None:
+        self.data = data
+        communicator.files.upload("/made", [b"yes\n"], mode=0o640, token=CancelToken())
+        self.look(communicator, data)
+        if self.fails:
+            raise BuildError("the script failed")
+
+    def clean_up(self, communicator: Communicator, data: Mapping[str, str]) -> None:
+        self.cleaned_up = True
+
+
+def run(
+    cloud: LocalCloud,
+    *,
+    config: Config = OPTIONS,
+    ui: Ui | None = None,
+    token: CancelToken | None = None,
+    provisioner: Provisioner | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Result:
+    return build(
+        Context(
+            config=config,
+            scope=Scope(started_at=datetime.now(UTC)),
+            ui=ui or RecordingUi(),
+            token=token or CancelToken(),
+            provisioners=provisioner or Provisioner(),
+            environ=cloud.environment() if environ is None else environ,
+            redact=Redactor(),
+        )
+    )
+
+
+def assert_nothing_left(cloud: LocalCloud) -> None:
+    assert cloud.leftovers() == []
+    assert cloud.defects == []
+    assert [mount for mount in read_mounts() if "packer-amazon-chroot" in mount.mount_point] == []
+
+
+def live_snapshots(cloud: LocalCloud) -> list[str]:
+    """Those whose deletion has not been taken yet."""
+    return [each.snapshot_id for each in cloud.snapshots() if each.state != "deleting"]
+
+
+@contextmanager
+def mounted(image: Path, at: Path) -> Iterator[Path]:
+    """The first partition of a raw image, read-only."""
+    line = subprocess.run(
+        ["sfdisk", "--json", str(image)], check=True, capture_output=True, text=True
+    ).stdout
+    start = int(line.split('"start":')[1].split(",")[0]) * 512
+    options = f"ro,loop,noload,offset={start}"
+    subprocess.run(["mount", "-o", options, str(image), str(at)], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)

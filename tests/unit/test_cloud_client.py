@@ -1,0 +1,200 @@
+"""The API client against a server that answers as told: what is repeated, what is said, TLS, cancel."""
+
+import json
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud import client
+from packer_plugin_osc_chroot.cloud.client import Cloud, is_ambiguous, is_missing
+from packer_plugin_osc_chroot.cloud.credentials import Credentials
+from packer_plugin_osc_chroot.errors import Cancelled, CloudError
+
+Answer = tuple[int, bytes]
+
+
+def good(**body: Any) -> Answer:
+    return 200, json.dumps(body).encode()
+
+
+def refusal(status: int, *, code: str = "1", kind: str = "Kind") -> Answer:
+    error = {"Code": code, "Type": kind, "Details": "what it says"}
+    document = {"Errors": [error], "ResponseContext": {"RequestId": "req-1"}}
+    return status, json.dumps(document).encode()
+
+
+class Server:
+    """Gives its answers in order, the last one for ever; keeps what it was asked."""
+
+    def __init__(self, answers: list[Answer], context: ssl.SSLContext | None = None) -> None:
+        self.answers = answers
+        self.asked: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.hold = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                action = self.path.rsplit("/", 1)[-1]
+                outer.asked.append((action, body, dict(self.headers)))
+                answers = outer.answers
+                status, content = answers.pop(0) if len(answers) > 1 else answers[0]
+                if status == 0:
+                    outer.hold.wait(10)
+                    return
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Not on the test's output."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        scheme = "http"
+        if context is not None:
+            scheme = "https"
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"{scheme}://127.0.0.1:{self.server.server_port}/api/v1"
+
+
+@contextmanager
+def serving(*answers: Answer, context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    server = Server(list(answers), context)
+    thread = threading.Thread(target=server.server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.hold.set()
+        server.server.shutdown()
+        server.server.server_close()
+
+
+def connect(url: str, *, verify: bool = True) -> Cloud:
+    credentials = Credentials(
+        access_key="AK", secret_key="SK", region="eu-west-2", endpoint=url, verify=verify
+    )
+    return Cloud(credentials, region="eu-west-2")
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_RETRY_PAUSE", 0.01)
+
+
+def test_a_call() -> None:
+    with serving(good(Vms=[])) as server:
+        answer = connect(server.url).read("ReadVms", token=CancelToken(), Filters={"VmIds": ["i"]})
+        ((action, body, headers),) = server.asked
+    assert answer == {"Vms": []}
+    assert (action, body) == ("ReadVms", {"Filters": {"VmIds": ["i"]}})
+    # The SDK signs the host without its port.
+    assert headers["Host"] == "127.0.0.1"
+    assert headers["Authorization"].startswith("OSC4-HMAC-SHA256 Credential=AK/")
+    assert headers["User-Agent"].startswith("packer-plugin-osc-chroot/")
+
+
+def test_all_pages() -> None:
+    with serving(good(Images=[{"a": 1}], NextPageToken="t"), good(Images=[{"a": 2}])) as server:
+        pages = list(connect(server.url).pages("ReadImages", "Images", token=CancelToken()))
+        assert server.asked[1][1] == {"NextPageToken": "t"}
+    assert pages == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "trouble"),
+    [
+        ("ReadVms", {}, refusal(503, code="6")),
+        ("ReadVms", {}, refusal(500)),
+        ("ReadVms", {}, (200, b'{"Vms": [')),
+        ("ReadVms", {}, (502, b"<html>bad gateway</html>")),
+        ("CreateVolume", {"ClientToken": "t"}, refusal(503)),
+        ("DeleteVolume", {}, refusal(503)),
+        ("LinkVolume", {}, refusal(429, code="24")),
+        ("CreateImage", {}, refusal(429, code="25")),
+    ],
+)
+def test_what_is_repeated(action: str, body: dict[str, Any], trouble: Answer) -> None:
+    with serving(good(), trouble, good(Done=True)) as server:
+        cloud = connect(server.url)
+        cloud.read("ReadVms", token=CancelToken())
+        assert cloud.change(action, token=CancelToken(), **body) == {"Done": True}
+        assert len(server.asked) == 3
+
+
+@pytest.mark.parametrize("action", ["LinkVolume", "CreateImage", "CreateVolume"])
+def test_what_may_have_been_done_is_not_repeated_blindly(action: str) -> None:
+    with serving(refusal(503), good()) as server:
+        with pytest.raises(CloudError) as caught:
+            connect(server.url).change(action, token=CancelToken())
+        assert len(server.asked) == 1
+    assert is_ambiguous(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (refusal(401, kind="AccessDenied"), "Check access_key and secret_key"),
+        (refusal(403, kind="UnauthorizedOperation"), "ask the account's owner"),
+        (refusal(400, kind="TooManyResources (QuotaExceeded)"), "higher quota"),
+    ],
+)
+def test_refusals_come_out_once_with_what_to_do(answer: Answer, hint: str) -> None:
+    with serving(answer) as server:
+        with pytest.raises(CloudError) as caught:
+            connect(server.url).read("ReadVms", token=CancelToken())
+        assert len(server.asked) == 1
+    assert hint in str(caught.value)
+    assert "what it says" in str(caught.value) and "req-1" in str(caught.value)
+
+
+def test_a_missing_resource_is_told_apart() -> None:
+    with serving(refusal(400, code="5064", kind="InvalidResource")) as server:
+        with pytest.raises(CloudError) as caught:
+            connect(server.url).change("DeleteVolume", token=CancelToken(), VolumeId="vol-1")
+    assert is_missing(caught.value)
+
+
+def test_a_cancel_ends_a_read_that_hangs() -> None:
+    token = CancelToken()
+    with serving((0, b"")) as server:
+        threading.Timer(0.2, token.cancel).start()
+        begun = time.monotonic()
+        with pytest.raises(Cancelled):
+            connect(server.url).read("ReadVms", token=token)
+        assert time.monotonic() - begun < 1.2
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(CloudError, match="no answer from http://127.0.0.1:1/api/v1 .*refused"):
+        client_at = connect("http://127.0.0.1:1")
+        client_at.read("ReadVms", token=CancelToken())
+
+
+def test_tls_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+        + ["-subj", "/CN=127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with serving(good(Vms=[]), context=context) as server:
+        with pytest.raises(CloudError, match="insecure_skip_tls_verify"):
+            connect(server.url).read("ReadVms", token=CancelToken())
+        assert connect(server.url, verify=False).read("ReadVms", token=CancelToken()) == {"Vms": []}
