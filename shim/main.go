@@ -5,6 +5,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"os"
 	"os/signal"
@@ -76,6 +77,10 @@ func run(arguments []string) error {
 	case "":
 		fmt.Fprintf(os.Stderr, help, name, set.Version)
 		os.Exit(1)
+	}
+	if os.Getenv("PACKER_LOG") == "" {
+		// This is a user's command: what is meant for Packer's log has no place on its screen.
+		log.SetOutput(io.Discard)
 	}
 	argv, err := service.Locate(arguments...)
 	if err != nil {

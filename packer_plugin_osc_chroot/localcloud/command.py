@@ -167,7 +167,9 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
         _let_undoing_finish(cloud)
         _say(f"after {time.monotonic() - started:.1f} s and {len(cloud.record)} calls:")
         _report_resources(cloud)
-        exported = options.export is None or _export(cloud, options.export)
+        # Where COMMAND failed there is no OMI to be missed.
+        wanted = options.export is not None and status == 0
+        exported = not wanted or _export(cloud, options.export)
     for defect in cloud.defects:
         _say(f"  defect: {defect}")
     if status == 0 and (cloud.defects or not exported):

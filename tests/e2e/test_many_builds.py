@@ -1,0 +1,174 @@
+"""Builds side by side, in one packer and in several; breakpoints; what users read before a build."""
+
+import json
+import os
+import pty
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from packer_run import TIMEOUT, Packer
+
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+
+pytestmark = pytest.mark.e2e
+
+
+def template(directory: Path, name: str, *, builds: int = 1, inline: str = "true") -> Path:
+    sources = [
+        {
+            "type": "osc-chroot",
+            "name": f"{name}-{number}",
+            "source_omi": "ami-00000001",
+            "omi_name": f"{name} {number}",
+        }
+        for number in range(builds)
+    ]
+    inside = {"type": "shell", "inline": [f"echo $PACKER_BUILD_NAME >/root/name; {inline}"]}
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps({"builders": sources, "provisioners": [inside]}))
+    return path
+
+
+def test_four_builds_in_one_template(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    path = template(tmp_path, "four", builds=4, inline="sleep 1")
+    outcome = packer.run("build", "-color=false", path.name, cwd=tmp_path, cloud=cloud)
+    assert outcome.status == 0, outcome.output
+    assert sorted(image.name for image in cloud.images()) == [f"four {n}" for n in range(4)]
+    links = [call.parameters["DeviceName"] for call in cloud.record if call.action == "LinkVolume"]
+    assert len(set(links)) == 4, f"side by side, each has a name of its own: {links}"
+
+
+def test_several_packers(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    running = [
+        packer.start(
+            "build",
+            "-color=false",
+            template(tmp_path, f"p{number}", inline="sleep 1").name,
+            cwd=tmp_path,
+            cloud=cloud,
+        )
+        for number in range(3)
+    ]
+    for each in running:
+        outcome = each.wait()
+        assert outcome.status == 0, outcome.output
+    assert sorted(image.name for image in cloud.images()) == ["p0 0", "p1 0", "p2 0"]
+
+
+def test_one_of_two_fails_and_the_other_is_made(
+    packer: Packer, cloud: LocalCloud, tmp_path: Path
+) -> None:
+    path = template(tmp_path, "two", builds=2, inline='test "$PACKER_BUILD_NAME" != two-0')
+    outcome = packer.run("build", "-color=false", path.name, cwd=tmp_path, cloud=cloud)
+    assert outcome.status == 1
+    assert [image.name for image in cloud.images()] == ["two 1"]
+
+
+def test_breakpoint(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    (tmp_path / "t.pkr.hcl").write_text(
+        """
+        source "osc-chroot" "x" {
+          source_omi = "ami-00000001"
+          omi_name   = "after a breakpoint"
+        }
+        build {
+          sources = ["source.osc-chroot.x"]
+          provisioner "breakpoint" { note = "look around" }
+        }
+        """
+    )
+    output = _in_terminal(packer, cloud, tmp_path, ["build", "t.pkr.hcl"], answer="look around")
+    assert len(cloud.images()) == 1, output
+
+
+def test_debug_asks_after_each_step(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    path = template(tmp_path, "debug")
+    output = _in_terminal(
+        packer, cloud, tmp_path, ["build", "-debug", path.name], answer="(-debug)"
+    )
+    assert "Pausing after 'link volume'" in output
+    assert len(cloud.images()) == 1, output
+
+
+def _in_terminal(
+    packer: Packer, cloud: LocalCloud, directory: Path, arguments: list[str], *, answer: str
+) -> str:
+    """Run packer on a terminal of its own; press enter again and again once `answer` is shown.
+
+    Packer flushes the terminal when it begins to read: a key pressed too soon is lost.
+    """
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        # Packer asks on /dev/tty, which is the controlling terminal.
+        ["setsid", "--ctty", "--wait", str(packer.binary), *arguments],
+        cwd=directory,
+        env=packer.environment(cloud),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    output, pressed = "", 0.0
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        while time.monotonic() < deadline:
+            if select.select([controller], [], [], 0.2)[0]:
+                try:
+                    output += os.read(controller, 65536).decode(errors="replace")
+                except OSError:
+                    break
+            if answer in output and time.monotonic() > pressed + 0.3:
+                pressed = time.monotonic()
+                os.write(controller, b"\r")
+        assert process.wait(10) == 0, output
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+        os.close(controller)
+    return output
+
+
+def test_validate_reports_everything_at_once_in_json(packer: Packer, tmp_path: Path) -> None:
+    wrong = {
+        "type": "osc-chroot",
+        "source_omi": "debian",
+        "omi_nmae": "x",
+        "root_volume_size": "big",
+        "tags": ["a"],
+        "chroot_mounts": [["proc"]],
+        "mount_path": "{{.Device",
+        "from_scratch": True,
+    }
+    (tmp_path / "t.json").write_text(json.dumps({"builders": [wrong]}))
+    outcome = packer.run("validate", "t.json", cwd=tmp_path)
+    assert outcome.status == 1
+    for text in (
+        'omi_nmae: unknown option; did you mean "omi_name"?',
+        'root_volume_size: expected a whole number, found "big"',
+        "tags: expected a map of strings, found",
+        "chroot_mounts: must hold lists of three strings",
+        "mount_path: ",
+        "from_scratch: unknown option",
+        "omi_name: required, and not set",
+        'source_omi: must be the id of an OMI such as ami-1a2b3c4d, found "debian"',
+    ):
+        assert text in outcome.output, outcome.output
+    assert "Traceback" not in outcome.output
+
+
+def test_not_on_an_outscale_vm(packer: Packer, tmp_path: Path) -> None:
+    path = template(tmp_path, "nowhere")
+    extra = {
+        "OSC_CHROOT_METADATA_URL": "http://127.0.0.1:1",
+        "OSC_ACCESS_KEY": "A",
+        "OSC_SECRET_KEY": "B",
+    }
+    outcome = packer.run("build", "-color=false", path.name, cwd=tmp_path, extra=extra)
+    assert outcome.status == 1
+    assert "this is not an OUTSCALE VM" in outcome.output
+    # Core prints a builder's error twice; the builder itself does not.
+    assert outcome.output.count("this is not an OUTSCALE VM") == 2
