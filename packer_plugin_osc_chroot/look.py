@@ -72,8 +72,7 @@ def check_host(config: Config, *, is_wrapped: bool) -> None:
 def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken, ui: Ui) -> Facts:
     """Ask the API. The first call goes alone: wrong keys must not be tried several times over."""
     vm_id = identity.vm_id
-    answer = cloud.read("ReadVms", token=token, Filters={"VmIds": [vm_id]})
-    if not answer.get("Vms"):
+    if cloud.one("ReadVms", "Vms", token=token, VmIds=[vm_id]) is None:
         raise BuildError(
             f"VM {vm_id} (this one) is not shown in Region {cloud.region} to these credentials",
             hint="Check region, and that access_key belongs to the account that owns this VM",

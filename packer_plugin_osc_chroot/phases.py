@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
+from packer_plugin_osc_chroot.errors import Cancelled, UndoError
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -252,8 +252,3 @@ class _Beside:
 
 def _exit(manager: AbstractContextManager[Any]) -> None:
     manager.__exit__(None, None, None)
-
-
-def as_undo_error(error: BuildError, *, left: str, hint: str) -> UndoError:
-    """An undo that failed, with the one thing that it leaves behind."""
-    return UndoError(f"{left} is left behind: {error.message}", left=(left,), hint=hint)

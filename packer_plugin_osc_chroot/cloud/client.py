@@ -81,6 +81,13 @@ class Cloud:
         token.check()
         return answer.result()
 
+    def one(
+        self, action: str, key: str, *, token: CancelToken, **filters: list[str]
+    ) -> Json | None:
+        """The first resource below `key` that fits the filters, or None."""
+        found = self.read(action, token=token, Filters=filters).get(key) or []
+        return dict(found[0]) if found else None
+
     def change(self, action: str, *, token: CancelToken, **body: Any) -> Json:
         """A call that makes or changes something.
 

@@ -8,8 +8,9 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_ambiguous
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
-from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
-from packer_plugin_osc_chroot.phases import Phases, undo_token
+from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.phases import Phases
+from packer_plugin_osc_chroot.resources.removal import Removal
 from packer_plugin_osc_chroot.ui import Ui
 
 # OUTSCALE registers images under this root device name only.
@@ -90,9 +91,7 @@ def parse_source(image: Json) -> SourceImage:
 
 def read_image(cloud: Cloud, image_id: str, *, token: CancelToken) -> Json | None:
     """The image as the API shows it now, or None."""
-    answer = cloud.read("ReadImages", token=token, Filters={"ImageIds": [image_id]})
-    images = answer.get("Images") or []
-    return images[0] if images else None
+    return cloud.one("ReadImages", "Images", token=token, ImageIds=[image_id])
 
 
 def images_named(cloud: Cloud, name: str, account_id: str, *, token: CancelToken) -> list[Json]:
@@ -119,25 +118,17 @@ def register_image(
     ui.say(f'Registering OMI "{request.name}"...')
     made: list[str] = []
 
-    def undo() -> None:
-        token = undo_token()
-        image_id = made[0] if made else ""
-        try:
-            image_id = image_id or _find_by_snapshot(
-                cloud, request.name, account_id, snapshot_id, token=token
-            )
-            if image_id:
-                ui.say(f"Deregistering OMI {image_id}...")
-                delete_image(cloud, image_id, token=token)
-        except BuildError as error:
-            what = f"OMI {image_id or f'named {request.name}'}"
-            raise UndoError(
-                f"{what} is left behind: {error.message}",
-                left=(what,),
-                hint=f"Delete it: osc-cli api DeleteImage --ImageId {image_id or '…'}",
-            ) from error
-
-    phases.draft("OMI", undo)
+    removal = Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'named "{request.name}"',
+        find=lambda undo: _find_by_snapshot(
+            cloud, request.name, account_id, snapshot_id, token=undo
+        ),
+        delete=lambda key, undo: delete_image(cloud, key, token=undo),
+    )
+    phases.draft("OMI", lambda: removal.run("".join(made), ui=ui))
     try:
         answer = cloud.change("CreateImage", token=token, **request.body(snapshot_id))
         made.append(str(answer["Image"]["ImageId"]))

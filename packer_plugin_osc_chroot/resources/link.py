@@ -121,9 +121,8 @@ def _pick(taken: Collection[str], refused: Collection[str], device_path: str) ->
 
 
 def _mapped_names(cloud: Cloud, vm_id: str, *, token: CancelToken) -> list[str]:
-    answer = cloud.read("ReadVms", token=token, Filters={"VmIds": [vm_id]})
-    vms = answer.get("Vms") or []
-    mappings = vms[0].get("BlockDeviceMappings") or [] if vms else []
+    vm = cloud.one("ReadVms", "Vms", token=token, VmIds=[vm_id])
+    mappings = vm.get("BlockDeviceMappings") or [] if vm else []
     return [str(mapping.get("DeviceName", "")) for mapping in mappings]
 
 

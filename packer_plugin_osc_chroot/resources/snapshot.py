@@ -7,8 +7,8 @@ from typing import Any
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
-from packer_plugin_osc_chroot.errors import BuildError, UndoError
-from packer_plugin_osc_chroot.phases import Phases, undo_token
+from packer_plugin_osc_chroot.phases import Phases
+from packer_plugin_osc_chroot.resources.removal import Removal
 from packer_plugin_osc_chroot.ui import Ui
 
 _SNAPSHOT_SECONDS = 4 * 3600.0
@@ -22,24 +22,16 @@ def start_snapshot(
     client_token = str(uuid.uuid4())
     made: list[str] = []
 
-    def undo() -> None:
-        token = undo_token()
-        snapshot_id = made[0] if made else ""
-        try:
-            snapshot_id = snapshot_id or _find_by_client_token(cloud, client_token, token=token)
-            if snapshot_id:
-                ui.say(f"Deleting snapshot {snapshot_id}...")
-                delete_snapshot(cloud, snapshot_id, token=token)
-        except BuildError as error:
-            what = f"snapshot {snapshot_id or f'with ClientToken {client_token}'}"
-            raise UndoError(
-                f"{what} is left behind: {error.message}",
-                left=(what,),
-                hint=f"Delete it: osc-cli api DeleteSnapshot --SnapshotId {snapshot_id or '…'}",
-            ) from error
-
+    removal = Removal(
+        kind="snapshot",
+        action="DeleteSnapshot",
+        parameter="SnapshotId",
+        unnamed=f"with ClientToken {client_token}",
+        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo),
+    )
     # Before the call: an answer that gets lost must not leave a snapshot behind.
-    phases.draft("snapshot", undo)
+    phases.draft("snapshot", lambda: removal.run("".join(made), ui=ui))
     answer = cloud.change(
         "CreateSnapshot",
         token=token,
@@ -69,9 +61,7 @@ def read_snapshot(
     cloud: Cloud, snapshot_id: str, *, token: CancelToken
 ) -> Mapping[str, Any] | None:
     """The snapshot as the API shows it now, or None."""
-    answer = cloud.read("ReadSnapshots", token=token, Filters={"SnapshotIds": [snapshot_id]})
-    snapshots = answer.get("Snapshots") or []
-    return snapshots[0] if snapshots else None
+    return cloud.one("ReadSnapshots", "Snapshots", token=token, SnapshotIds=[snapshot_id])
 
 
 def delete_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken) -> None:
@@ -89,6 +79,5 @@ def delete_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken) -> No
 
 
 def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str:
-    answer = cloud.read("ReadSnapshots", token=token, Filters={"ClientTokens": [client_token]})
-    snapshots = answer.get("Snapshots") or []
-    return str(snapshots[0]["SnapshotId"]) if snapshots else ""
+    snapshot = cloud.one("ReadSnapshots", "Snapshots", token=token, ClientTokens=[client_token])
+    return str(snapshot["SnapshotId"]) if snapshot else ""

@@ -10,8 +10,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
-from packer_plugin_osc_chroot.errors import BuildError, UndoError
-from packer_plugin_osc_chroot.phases import undo_token
+from packer_plugin_osc_chroot.resources.removal import Removal
 from packer_plugin_osc_chroot.ui import Ui
 
 _CREATE_SECONDS = 900.0
@@ -74,26 +73,19 @@ def created_volume(
         )
         yield volume_id
     finally:
-        undo = undo_token()
-        try:
-            volume_id = volume_id or _find_by_client_token(cloud, client_token, token=undo)
-            if volume_id:
-                ui.say(f"Deleting volume {volume_id}...")
-                delete_volume(cloud, volume_id, token=undo)
-        except BuildError as error:
-            what = f"volume {volume_id}" if volume_id else f"volume with ClientToken {client_token}"
-            raise UndoError(
-                f"{what} is left behind: {error.message}",
-                left=(what,),
-                hint=f"Delete it: osc-cli api DeleteVolume --VolumeId {volume_id or '…'}",
-            ) from error
+        Removal(
+            kind="volume",
+            action="DeleteVolume",
+            parameter="VolumeId",
+            unnamed=f"with ClientToken {client_token}",
+            find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+            delete=lambda key, undo: delete_volume(cloud, key, token=undo),
+        ).run(volume_id, ui=ui)
 
 
 def read_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> Mapping[str, Any] | None:
     """The volume as the API shows it now, or None."""
-    answer = cloud.read("ReadVolumes", token=token, Filters={"VolumeIds": [volume_id]})
-    volumes = answer.get("Volumes") or []
-    return volumes[0] if volumes else None
+    return cloud.one("ReadVolumes", "Volumes", token=token, VolumeIds=[volume_id])
 
 
 def delete_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> None:
@@ -111,6 +103,5 @@ def delete_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> None:
 
 
 def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str:
-    answer = cloud.read("ReadVolumes", token=token, Filters={"ClientTokens": [client_token]})
-    volumes = answer.get("Volumes") or []
-    return str(volumes[0]["VolumeId"]) if volumes else ""
+    volume = cloud.one("ReadVolumes", "Volumes", token=token, ClientTokens=[client_token])
+    return str(volume["VolumeId"]) if volume else ""
