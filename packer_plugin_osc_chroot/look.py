@@ -95,7 +95,7 @@ def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken
         source = parse_source(found)
         snapshot = pool.submit(read_snapshot, cloud, source.snapshot_id, token=token)
         account_id = account.result()
-        _check_name_free(config.omi_name, named.result(), account_id)
+        _check_name_free(config.omi_name, named.result(), account_id, ui=ui)
         for check in permitted:
             check.result()
         shown = snapshot.result()
@@ -117,9 +117,15 @@ def _account_id(cloud: Cloud, token: CancelToken) -> str:
     return str(accounts[0].get("AccountId", "")) if accounts else ""
 
 
-def _check_name_free(name: str, images: list[Mapping[str, Any]], account_id: str) -> None:
+def _check_name_free(
+    name: str, images: list[Mapping[str, Any]], account_id: str, *, ui: Ui
+) -> None:
+    if images and not account_id:
+        ids = ", ".join(str(image.get("ImageId")) for image in images)
+        ui.message(f'Cannot tell whether the OMI named "{name}" already ({ids}) is ours')
+        return
     for image in images:
-        if account_id and image.get("AccountId") != account_id:
+        if image.get("AccountId") != account_id:
             continue
         raise BuildError(
             f'omi_name: the account has an OMI named "{name}" already ({image.get("ImageId")})',

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import Cancelled, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -192,8 +192,15 @@ class Phases:
             self.timings.append(Timing(name, time.monotonic() - begun, beside))
 
     def _pause(self, name: str) -> None:
-        if self._debug:
+        if not self._debug:
+            return
+        try:
             self._ui.ask(f"Pausing after '{name}' (-debug). Press enter to continue.")
+        except Cancelled:
+            raise
+        except BuildError as error:
+            # As Packer's own builders: without a terminal -debug does not pause.
+            log.info("not pausing: %s", error)
 
     def _wants_retry(self, name: str, error: Exception) -> bool:
         """Apply -on-error to a failed phase: true to run it again."""

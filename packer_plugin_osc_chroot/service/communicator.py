@@ -3,7 +3,7 @@
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import grpc
@@ -59,7 +59,12 @@ class CommunicatorService(rpc.CommunicatorServicer):
 
             threading.Thread(target=work, daemon=True, name="command").start()
             while True:
-                event = events.get()
+                try:
+                    event = events.get(timeout=1.0)
+                except queue.Empty:
+                    if context.is_active():
+                        continue
+                    return
                 if isinstance(event, Exception):
                     abort(context, event, self._registry.redact)
                 yield event
@@ -125,7 +130,9 @@ class CommunicatorService(rpc.CommunicatorServicer):
     ) -> Iterator[tuple[OpenCommunicator, CancelToken]]:
         opened = self._open(key, context)
         try:
-            with _call_token(opened, context) as token:
+            # A cancelled call ends the stream that a transfer may be waiting for.
+            end_call: Callable[[], None] = context.cancel
+            with _call_token(opened, context) as token, token.on_cancel(end_call):
                 yield opened, token
         except (BuildError, OSError) as error:
             abort(context, _as_build_error(error), self._registry.redact)

@@ -167,3 +167,12 @@ def test_debug_pauses_after_each_phase() -> None:
 
 def _fail() -> None:
     raise BuildError("no")
+
+
+def test_debug_without_a_terminal_does_not_pause() -> None:
+    class Deaf(RecordingUi):
+        def ask(self, query: str) -> str:
+            raise BuildError("no answer from the user: no available tty")
+
+    with phases(Deaf(), debug=True) as runner:
+        assert runner.do("a", lambda: 1) == 1
