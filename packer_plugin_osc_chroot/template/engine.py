@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from packer_plugin_osc_chroot.template.errors import MAX_PASSES, MAX_SOURCE, TemplateError
-from packer_plugin_osc_chroot.template.scope import Scope
+from packer_plugin_osc_chroot.template.rendering import Budget, Literals, Rendering
+from packer_plugin_osc_chroot.template.scope import Call, Scope
 from packer_plugin_osc_chroot.template.values import (
     DECODE_DATA,
     Fields,
@@ -20,7 +21,6 @@ from packer_plugin_osc_chroot.template.values import (
 
 if TYPE_CHECKING:
     from packer_plugin_osc_chroot.template.compiler import Compiled
-    from packer_plugin_osc_chroot.template.runtime import Budget, Literals
     from packer_plugin_osc_chroot.template.values import Value
 
 __all__ = [
@@ -75,10 +75,8 @@ class Template:
     def _render(self, scope: Scope, data: object, *, passes: int) -> Rendered:
         if self.compiled is None:
             return Rendered(self.source, ())
-        from packer_plugin_osc_chroot.template import runtime
-
         values = from_data(data)
-        budget, literals = runtime.Budget(), runtime.Literals()
+        budget, literals = Budget(), Literals()
         missing: dict[str, None] = {}
         template, text = self, self.source
         for _ in range(passes):
@@ -99,8 +97,8 @@ class Template:
         self,
         scope: Scope,
         data: "Value",
-        budget: "Budget",
-        literals: "Literals",
+        budget: Budget,
+        literals: Literals,
         missing: dict[str, None],
     ) -> str:
         from packer_plugin_osc_chroot.template import runtime
@@ -108,7 +106,7 @@ class Template:
         if self.compiled is None:
             return self.source
         compiled = self.compiled
-        rendering = runtime.new_rendering(scope, data, budget, literals, compiled.templates)
+        rendering = Rendering(Call(scope, data), budget, literals, compiled.templates)
         try:
             text = runtime.run(compiled.jinja, rendering, compiled.root)
         except RecursionError as error:
