@@ -110,6 +110,7 @@ def build(context: Context) -> Result:
         )
         linked = phases.level()
         data = _provision(context, phases, host, late, facts, disk)
+        ui.say("Unmounting...")
         phases.leave("unmount", since=linked)
 
         snapshot_id = phases.do(
@@ -126,7 +127,9 @@ def build(context: Context) -> Result:
         phases.leave_beside("unlink and delete volume", since=0)
         if plan.snapshot_tags:
             create_tags(cloud, [snapshot_id], plan.snapshot_tags, token=token)
-        phases.do("snapshot", lambda: wait_for_snapshot(cloud, snapshot_id, token=token, ui=ui))
+        phases.do(
+            "wait for snapshot", lambda: wait_for_snapshot(cloud, snapshot_id, token=token, ui=ui)
+        )
         image_id = phases.do(
             "register OMI",
             lambda: register_image(
@@ -141,7 +144,7 @@ def build(context: Context) -> Result:
         )
         if plan.tags:
             create_tags(cloud, [image_id], plan.tags, token=token)
-        phases.do("OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
+        phases.do("wait for OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
         phases.join()
         token.check()
         phases.keep()
@@ -183,6 +186,7 @@ def _provision(
 
     partition = find_partition(disk, int(config.mount_partition), host=host, token=token)
     mount_path = plan_mount_path(config, late, disk)
+    ui.say(f"Mounting {partition} at {mount_path}...")
     root = phases.enter(
         "mount",
         lambda: mounted_root(

@@ -130,7 +130,10 @@ class Phases:
         if error is not None and self._aborted:
             self._report_kept()
             return
-        failures += self._undo(self._take(since=0, drafts=True))
+        entries = self._take(since=0, drafts=True)
+        if entries and error is not None:
+            self._ui.say("Taking back what was made...")
+        failures += self._undo(entries)
         if not failures:
             return
         if error is None:

@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
         "--latency",
         choices=sorted(PRESETS),
         default="zero",
-        help="how long things take (typical: volume 3 s, link and unlink 2 s, snapshot 20 s, OMI"
+        help="how long things take; zero is the default (typical: volume 3 s, link and unlink 2 s, snapshot 20 s, OMI"
         " 1 s, 50 ms on every call)",
     )
     run.add_argument(
@@ -271,6 +271,10 @@ class _Child:
             status = self._process.wait()
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")
+            if isinstance(error, FileNotFoundError) and os.environ.get("SUDO_USER"):
+                _say(
+                    "sudo has a PATH of its own: give the command's whole path, or run this as root"
+                )
             status = 127
         finally:
             self._ended = True

@@ -61,7 +61,8 @@ def linked_volume(
             volume_id, api_name=api_name, device_path=device_path, size=size, token=token
         )
         disk_path = disk.path
-        ui.message(f"Disk: {disk.path} (linked as {api_name})")
+        named = "" if str(disk.path) == api_name else f" (linked as {api_name})"
+        ui.message(f"Disk: {disk.path}{named}")
         yield disk
     finally:
         undo = undo_token()

@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,15 +81,23 @@ def user(tmp_path: Path) -> Iterator[str]:
         run("userdel", USER)
 
 
-def test_host_side_with_sudo(user: str, tmp_path: Path) -> None:
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A directory that another user reaches, unlike pytest's own."""
+    path = Path(tempfile.mkdtemp(prefix="osc-sudo-", dir="/var/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_host_side_with_sudo(user: str, open_path: Path) -> None:
+    tmp_path = open_path
     package = Path(packer_plugin_osc_chroot.__file__).parent
     shutil.copytree(package, tmp_path / "lib" / package.name)
     own = tmp_path / "own"
     (own / "tree").mkdir(parents=True)
     (own / "tree/file").write_text("mine")
     run("chown", "-R", user, str(own))
-    for path in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        path.chmod(0o755)
     with no_mount_left(tmp_path), loop_device(tmp_path) as device:
         done = subprocess.run(
             [
