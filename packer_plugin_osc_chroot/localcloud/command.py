@@ -101,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
         "--latency",
         choices=sorted(PRESETS),
         default="zero",
-        help="how long things take; zero is the default (typical: volume 3 s, link and unlink 2 s, snapshot 20 s, OMI"
-        " 1 s, 50 ms on every call)",
+        help="how long things take: zero (the default), or typical (volume 3 s, link and unlink 2 s,"
+        " snapshot 20 s, OMI 1 s, 50 ms on every call)",
     )
     run.add_argument(
         "--record",
