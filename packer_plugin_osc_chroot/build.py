@@ -96,6 +96,7 @@ def build(context: Context) -> Result:
         volume_id = phases.enter(
             "create volume", lambda: created_volume(cloud, plan.volume, token=token, ui=ui)
         )
+        created = phases.level()
         disk = phases.enter(
             "link volume",
             lambda: linked_volume(
@@ -124,12 +125,14 @@ def build(context: Context) -> Result:
                 ui=ui,
             ),
         )
-        phases.leave_beside("unlink and delete volume", since=0)
-        if plan.snapshot_tags:
-            create_tags(cloud, [snapshot_id], plan.snapshot_tags, token=token)
+        phases.leave_beside("unlink volume", since=created)
+        _tag(phases, cloud, snapshot_id, plan.snapshot_tags, what="snapshot", token=token)
         phases.do(
-            "wait for snapshot", lambda: wait_for_snapshot(cloud, snapshot_id, token=token, ui=ui)
+            "wait for snapshot",
+            lambda: wait_for_snapshot(cloud, snapshot_id, token=token, ui=ui),
         )
+        # Not before: the API may refuse to delete a volume whose snapshot is not complete.
+        phases.leave_beside("delete volume", since=0)
         image_id = phases.do(
             "register OMI",
             lambda: register_image(
@@ -142,12 +145,10 @@ def build(context: Context) -> Result:
                 ui=ui,
             ),
         )
-        if plan.tags:
-            create_tags(cloud, [image_id], plan.tags, token=token)
+        _tag(phases, cloud, image_id, plan.tags, what="OMI", token=token)
         phases.do("wait for OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
-        phases.join()
-        token.check()
         phases.keep()
+        phases.join()
     _show_times(ui, phases.timings)
     return Result(
         region=cloud.region,
@@ -159,11 +160,24 @@ def build(context: Context) -> Result:
     )
 
 
+def _tag(
+    phases: Phases,
+    cloud: Cloud,
+    resource_id: str,
+    tags: Mapping[str, str],
+    *,
+    what: str,
+    token: CancelToken,
+) -> None:
+    if tags:
+        phases.do(f"tag {what}", lambda: create_tags(cloud, [resource_id], tags, token=token))
+
+
 def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
-    identity = read_identity(context.environ)
+    identity = read_identity(context.environ, token=context.token)
     credentials = find_credentials(config, context.environ)
     context.redact.add((credentials.secret_key, credentials.access_key))
     region = credentials.region or identity.region
@@ -184,7 +198,10 @@ def _provision(
         ]
         phases.do("pre_mount_commands", lambda: _run(host, commands, token=token, ui=ui))
 
-    partition = find_partition(disk, int(config.mount_partition), host=host, token=token)
+    partition = phases.do(
+        "find partition",
+        lambda: find_partition(disk, int(config.mount_partition), host=host, token=token),
+    )
     mount_path = plan_mount_path(config, late, disk)
     ui.say(f"Mounting {partition} at {mount_path}...")
     root = phases.enter(
@@ -240,7 +257,7 @@ def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None
 
 
 def _show_times(ui: Ui, timings: list[Timing]) -> None:
-    """What took at least a tenth of a second, and the whole."""
+    """The phases that took at least a twentieth of a second, and the sum of all."""
     ui.say("Where the time went:")
     shown = [timing for timing in timings if timing.seconds >= 0.05]
     width = max(len(timing.name) for timing in timings)

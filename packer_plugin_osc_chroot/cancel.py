@@ -7,9 +7,16 @@ that the cancel which caused it does not end it too.
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
+from typing import TypeVar
 
 from packer_plugin_osc_chroot.errors import Cancelled
+
+T = TypeVar("T")
+
+# Seconds that undoing one thing may take before it is given up and reported as left.
+UNDO_SECONDS = 300.0
 
 
 class CancelToken:
@@ -22,9 +29,15 @@ class CancelToken:
         self._next_key = 0
         self._reason = reason or "build was cancelled"
         self._ends_at = None if deadline is None else time.monotonic() + deadline
+        self._abandoned = False
 
-    def cancel(self, reason: str = "") -> None:
-        """End every wait under this token and run its callbacks. Only the first call counts."""
+    def cancel(self, reason: str = "", *, abandoned: bool = False) -> None:
+        """End every wait under this token and run its callbacks. Only the first call counts.
+
+        `abandoned` says that nobody is there any more to clean up what -on-error would keep; that
+        counts in later calls too.
+        """
+        self._abandoned = self._abandoned or abandoned
         with self._lock:
             if self._event.is_set():
                 return
@@ -34,6 +47,10 @@ class CancelToken:
             callbacks = list(self._callbacks.values())
         for callback in callbacks:
             callback()
+
+    @property
+    def abandoned(self) -> bool:
+        return self._abandoned
 
     @property
     def cancelled(self) -> bool:
@@ -72,3 +89,31 @@ class CancelToken:
         finally:
             with self._lock:
                 self._callbacks.pop(key, None)
+
+
+def undo_token() -> CancelToken:
+    """Undoing goes on whatever happened to the build, for a limited time."""
+    return CancelToken(deadline=UNDO_SECONDS, reason="undoing took too long")
+
+
+def abandonable(work: Callable[[], T], *, token: CancelToken, name: str) -> T:
+    """Do something that changes nothing in a thread of its own, which a cancel leaves behind.
+
+    For requests over a network, which may hang in a place that no cancel reaches.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(work())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    arrived = threading.Event()
+    answer.add_done_callback(lambda _: arrived.set())
+    threading.Thread(target=run, daemon=True, name=name).start()
+    with token.on_cancel(arrived.set):
+        while not arrived.wait(0.5) and not token.cancelled:
+            pass
+    token.check()
+    return answer.result()

@@ -26,14 +26,6 @@ class BuildError(Exception):
         return f"{self.message.rstrip('.')}. {self.hint}"
 
 
-class ConfigError(BuildError):
-    """Options that cannot be used: known before anything is made. `problems` are one line each."""
-
-    def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = tuple(problems)
-
-
 class CommandError(BuildError):
     """A command on the host failed. `status` is its exit status, 128+n for a signal n."""
 
@@ -47,7 +39,8 @@ class CommandError(BuildError):
 class CloudError(BuildError):
     """The OUTSCALE API refused a call, or could not be reached.
 
-    `action` is the API's action, `status` the HTTP status (0: no answer), `codes` the API's own error
+    `action` is the API's action, `status` the HTTP status (0: no answer, -1: none to be
+    had), `codes` the API's own error
     codes ("9029", …), `request_id` what OUTSCALE's support asks for.
     """
 

@@ -7,13 +7,14 @@ import dataclasses
 import logging
 import os
 import shutil
+import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden
 from packer_plugin_osc_chroot.cloud.metadata import Identity
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.options.config import Config
@@ -62,11 +63,24 @@ def check_host(config: Config, *, is_wrapped: bool) -> None:
                 f"the program {program} is not on this machine", hint=f"Install {package}"
             )
     for name in config.files:
-        if not Path(name).exists():
-            raise BuildError(
-                f"copy_files: {name} does not exist on this machine",
-                hint="Remove it from copy_files; an empty list copies nothing",
-            )
+        _check_file(Path(name), is_wrapped=is_wrapped)
+
+
+def _check_file(path: Path, *, is_wrapped: bool) -> None:
+    hint = "Remove it from copy_files; an empty list copies nothing"
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):
+            return
+    except PermissionError:
+        if is_wrapped:
+            # The wrapper may see it.
+            return
+        problem = "may not be looked at"
+    except OSError as error:
+        problem = (error.strerror or "cannot be read").lower()
+    else:
+        problem = "is not a file"
+    raise BuildError(f"copy_files: {path}: {problem}", hint=hint)
 
 
 def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken, ui: Ui) -> Facts:
@@ -146,9 +160,14 @@ def _trials(config: Config, identity: Identity) -> Mapping[str, dict[str, Any]]:
 
 
 def _check_permission(cloud: Cloud, action: str, body: dict[str, Any], token: CancelToken) -> None:
+    """Keys and clock are good by now: what is refused here is a permission."""
     try:
-        cloud.read(action, token=token, DryRun=True, **body)
+        cloud.trial(action, token=token, **body)
     except CloudError as error:
-        if error.status == 403 or any("Unauthorized" in kind for kind in error.types):
-            raise
+        if is_forbidden(error):
+            raise BuildError(
+                f"these credentials may not call {action}, which a build needs",
+                hint="Ask the account's owner for the permission",
+                details=[error.message],
+            ) from error
         log.info("DryRun of %s: %s", action, error)

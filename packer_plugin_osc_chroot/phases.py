@@ -10,8 +10,8 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -23,17 +23,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Seconds that undoing one thing may take before it is given up and reported as left.
-UNDO_SECONDS = 300.0
-
 # What -on-error=abort left standing. A generator that is dropped runs its `finally`, so the managers
 # must outlive the build, and the process must end without finalising them (see `service/server.py`).
 _kept_for_ever: list["_Entry"] = []
-
-
-def undo_token() -> CancelToken:
-    """Undoing goes on whatever happened to the build, for a limited time."""
-    return CancelToken(deadline=UNDO_SECONDS, reason="undoing took too long")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,14 +51,17 @@ class Phases:
         self, *, ui: Ui, token: CancelToken, debug: bool = False, on_error: str = ""
     ) -> None:
         self.timings: list[Timing] = []
+        # What could not be undone, in the order of time; each has been shown.
+        self.failures: list[Exception] = []
         self._ui = ui
         self._token = token
         self._debug = debug
         self._on_error = on_error or "cleanup"
         self._entries: list[_Entry] = []
         self._lock = threading.Lock()
-        self._beside: list[_Beside] = []
+        self._beside: threading.Thread | None = None
         self._aborted = False
+        self._kept = False
 
     def do(self, name: str, action: Callable[[], T]) -> T:
         """Run a phase that leaves nothing standing."""
@@ -83,12 +78,27 @@ class Phases:
 
         return self._run(name, action)
 
-    def draft(self, name: str, undo: Callable[[], None]) -> None:
-        """Have `undo` run unless the build gets as far as `keep`."""
-        self._push(_Entry(name, undo, draft=True))
+    @contextmanager
+    def draft(self, name: str, undo: Callable[[], None]) -> Iterator[None]:
+        """Have `undo` run unless the build gets as far as `keep`.
+
+        The block makes the thing. If it fails, its half is undone at once, so that the phase can be
+        run again.
+        """
+        entry = _Entry(name, undo, draft=True)
+        self._push(entry)
+        try:
+            yield
+        except Exception:
+            if not self._keeps_all:
+                with self._lock:
+                    self._entries.remove(entry)
+                self._undo([entry])
+            raise
 
     def keep(self) -> None:
-        """The commit: from here on no draft is undone."""
+        """The commit: from here on no draft is undone, and what fails is not the build's failure."""
+        self._kept = True
         with self._lock:
             self._entries = [entry for entry in self._entries if not entry.draft]
 
@@ -102,15 +112,24 @@ class Phases:
         self._pause(name)
 
     def leave_beside(self, name: str, *, since: int) -> None:
-        """The same in a thread of its own; `join` waits for it, and so does the end."""
-        beside = _Beside(lambda: self._timed(name, lambda: self._leave(since), beside=True))
-        self._beside.append(beside)
-        beside.start()
+        """The same in a thread of its own, after what runs beside already; see `join`."""
+        before = self._beside
+
+        def work() -> None:
+            if before is not None:
+                before.join()
+            self._timed(
+                name, lambda: self._undo(self._take(since=since, drafts=False)), beside=True
+            )
+
+        self._beside = threading.Thread(target=work, name=name, daemon=True)
+        self._beside.start()
 
     def join(self) -> None:
-        """Wait for what runs beside; the first error comes out here."""
-        while self._beside:
-            self._beside.pop(0).finish()
+        """Wait for what runs beside. What it could not undo has been said, and is in `failures`."""
+        if self._beside is not None:
+            self._beside.join()
+            self._beside = None
 
     def __enter__(self) -> Self:
         return self
@@ -121,35 +140,38 @@ class Phases:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        failures: list[Exception] = []
-        while self._beside:
-            try:
-                self.join()
-            except Exception as failure:
-                failures.append(failure)
-        if error is not None and self._aborted:
+        if error is not None and self._keeps_all:
+            self.join()
             self._report_kept()
             return
-        entries = self._take(since=0, drafts=True)
-        if entries and error is not None:
+        # Drafts first: a snapshot that is not finished may be what the rest waits for.
+        drafts = self._take(since=0, drafts=True, others=False)
+        if error is not None and (drafts or self._entries or self._beside):
             self._ui.say("Taking back what was made...")
-        failures += self._undo(entries)
-        if not failures:
+        self._undo(drafts)
+        self.join()
+        self._undo(self._take(since=0, drafts=True))
+        if not self.failures:
+            return
+        if error is None and self._kept:
+            self._ui.error("The build is complete; what is left over is named above")
             return
         if error is None:
-            raise failures[0]
-        for other in failures:
-            if other is not error:
-                error.add_note(str(other))
+            raise self.failures[0]
+        for failure in self.failures:
+            if failure is not error:
+                error.add_note(str(failure))
 
     def _push(self, entry: _Entry) -> None:
         with self._lock:
             self._entries.append(entry)
 
-    def _take(self, *, since: int, drafts: bool) -> list[_Entry]:
+    def _take(self, *, since: int, drafts: bool, others: bool = True) -> list[_Entry]:
         """Remove and return the entries above a level, newest first."""
         with self._lock:
-            taken = [entry for entry in self._entries[since:] if drafts or not entry.draft]
+            taken = [
+                entry for entry in self._entries[since:] if (drafts if entry.draft else others)
+            ]
             stay = [entry for entry in self._entries[since:] if entry not in taken]
             self._entries[since:] = stay
         return taken[::-1]
@@ -172,7 +194,17 @@ class Phases:
                     for left in failure.left:
                         self._ui.error(f"  left: {left}")
                 failures.append(failure)
+        self.failures += failures
         return failures
+
+    @property
+    def _keeps_all(self) -> bool:
+        """-on-error=abort, or the user's answer, as long as somebody is there to clean up after it.
+
+        As Packer's own builders: a cancel under abort keeps everything too.
+        """
+        wanted = self._aborted or self._on_error in ("abort", "run-cleanup-provisioner")
+        return wanted and not self._token.abandoned
 
     def _run(self, name: str, action: Callable[[], T]) -> T:
         while True:
@@ -206,18 +238,21 @@ class Phases:
             log.info("not pausing: %s", error)
 
     def _wants_retry(self, name: str, error: Exception) -> bool:
-        """Apply -on-error to a failed phase: true to run it again."""
-        if self._on_error in ("abort", "run-cleanup-provisioner"):
-            # As Packer's own builders: under abort a cancel keeps everything too.
-            self._aborted = True
-            return False
+        """With -on-error=ask, what the user wants now: true to run the phase again."""
         if self._on_error != "ask" or isinstance(error, Cancelled):
             return False
         self._ui.error(f"'{name}' failed: {error}")
         while True:
-            answer = self._ui.ask(
-                "[c] Clean up and exit, [a] abort without cleanup, or [r] retry this step?"
-            )
+            try:
+                answer = self._ui.ask(
+                    "[c] Clean up and exit, [a] abort without cleanup, or [r] retry this step?"
+                )
+            except Cancelled:
+                raise
+            except BuildError as no_answer:
+                # Without a terminal nobody is asked: the phase's own error is what counts.
+                log.info("not asking: %s", no_answer)
+                return False
             match answer.strip().lower()[:1]:
                 case "c":
                     return False
@@ -235,29 +270,6 @@ class Phases:
         self._ui.error("Nothing is undone (-on-error). Still there, to be removed in this order:")
         for entry in reversed(self._entries):
             self._ui.error(f"  {entry.name}")
-
-
-class _Beside:
-    """An action in a thread of its own; its error comes out of `finish`."""
-
-    def __init__(self, action: Callable[[], Any]) -> None:
-        self._action = action
-        self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="beside", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def finish(self) -> None:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _work(self) -> None:
-        try:
-            self._action()
-        except Exception as error:
-            self._error = error
 
 
 def _exit(manager: AbstractContextManager[Any]) -> None:

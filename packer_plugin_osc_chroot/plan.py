@@ -54,7 +54,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Late:
-    """Renders late options; `source` data is what `seed.md` calls the build template data."""
+    """Renders late options; `source` data is the documentation's build template data."""
 
     scope: Scope
     data: Mapping[str, object]
@@ -98,6 +98,7 @@ def plan_build(config: Config, facts: Facts, late: Late) -> Plan:
         )
     iops = source.iops if volume_type == "io1" else 0
     tags = late.tags("tags", config.tags)
+    _try_late_texts(config, late)
     return Plan(
         volume=VolumeRequest(
             subregion=facts.identity.subregion,
@@ -115,6 +116,15 @@ def plan_build(config: Config, facts: Facts, late: Late) -> Plan:
             :255
         ],
     )
+
+
+def _try_late_texts(config: Config, late: Late) -> None:
+    """Render what needs the disk with a made-up one, while there is nothing to undo."""
+    late.text("mount_path", config.mount_path, Device="xvdf")
+    for command in config.pre_mount_commands:
+        late.text("pre_mount_commands", command, Device="/dev/xvdf")
+    for command in config.post_mount_commands:
+        late.text("post_mount_commands", command, Device="/dev/xvdf", MountPath="/mnt/xvdf")
 
 
 def _plan_size(config: Config, source: SourceImage) -> int:

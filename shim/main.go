@@ -86,7 +86,7 @@ func run(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	return become(argv, service.Environment())
+	return become(argv, os.Environ())
 }
 
 // register makes the SDK's plugin set of the components.

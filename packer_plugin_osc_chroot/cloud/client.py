@@ -7,9 +7,7 @@ be repeated (read in osc-sdk-python 0.42.0).
 """
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,9 +15,9 @@ import requests
 from osc_sdk_python.call import Call
 from osc_sdk_python.credentials import Endpoint, Profile
 from requests.adapters import HTTPAdapter
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.version import VERSION
@@ -46,7 +44,6 @@ class Cloud:
     def __init__(self, credentials: Credentials, *, region: str) -> None:
         self.region = region
         self.endpoint = credentials.endpoint_url(region)
-        self._answered = False
         self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
         self._call = _Call(
             profile=Profile(
@@ -64,22 +61,11 @@ class Cloud:
 
     def read(self, action: str, *, token: CancelToken, **body: Any) -> Json:
         """A call that changes nothing. A cancel ends it at once, whatever the network does."""
-        answer: Future[Json] = Future()
+        return abandonable(lambda: self._repeated(action, body, token), token=token, name=action)
 
-        def work() -> None:
-            try:
-                answer.set_result(self._repeated(action, body, token))
-            except BaseException as error:
-                answer.set_exception(error)
-
-        arrived = threading.Event()
-        answer.add_done_callback(lambda _: arrived.set())
-        threading.Thread(target=work, daemon=True, name=action).start()
-        with token.on_cancel(arrived.set):
-            while not arrived.wait(0.5) and not token.cancelled:
-                pass
-        token.check()
-        return answer.result()
+    def trial(self, action: str, *, token: CancelToken, **body: Any) -> None:
+        """A DryRun: sent once, since nothing depends on it. Raises CloudError."""
+        abandonable(lambda: self._once(action, {**body, "DryRun": True}), token=token, name=action)
 
     def one(
         self, action: str, key: str, *, token: CancelToken, **filters: list[str]
@@ -119,16 +105,18 @@ class Cloud:
         retrying = Retrying(
             retry=retry_if_exception(worth_repeating),
             wait=wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE),
-            stop=stop_after_delay(_RETRY_SECONDS if self._answered else _FIRST_RETRY_SECONDS),
+            stop=lambda state: (state.seconds_since_start or 0.0) > self._patience(),
             sleep=token.sleep,
             reraise=True,
         )
         return retrying(self._once, action, body)
 
+    def _patience(self) -> float:
+        return _RETRY_SECONDS if self._session.answered else _FIRST_RETRY_SECONDS
+
     def _once(self, action: str, body: Mapping[str, Any]) -> Json:
         try:
             answer = self._call.api(action, **body)
-            self._answered = True
         except requests.exceptions.SSLError as error:
             raise CloudError(
                 f"{action}: the TLS certificate of {self.endpoint} is not accepted ({_root(error)})",
@@ -136,7 +124,7 @@ class Cloud:
                 status=-1,
                 hint="Check custom_endpoint_oapi, or set insecure_skip_tls_verify for a test endpoint",
             ) from error
-        except (requests.exceptions.JSONDecodeError, ValueError) as error:
+        except requests.exceptions.JSONDecodeError as error:
             raise CloudError(
                 f"{action}: {self.endpoint} answered with something that is not JSON",
                 action=action,
@@ -162,6 +150,13 @@ def is_ambiguous(error: CloudError) -> bool:
     503 code 6 is throttling of the whole platform; it too has been seen after the action was done.
     """
     return error.status == 0 or error.status >= 500
+
+
+def is_forbidden(error: CloudError) -> bool:
+    """These credentials may not do it. The API answers this with 401 too, as it does wrong keys."""
+    return error.status in (401, 403) or any(
+        "Unauthorized" in kind or "AccessDenied" in kind for kind in error.types
+    )
 
 
 def is_missing(error: CloudError) -> bool:
@@ -208,6 +203,7 @@ class _Session(requests.Session):
 
     def __init__(self, credentials: Credentials, *, host: str) -> None:
         super().__init__()
+        self.answered = False
         self._verify = credentials.verify
         self._cert = (
             (credentials.x509_cert, credentials.x509_key)
@@ -224,6 +220,7 @@ class _Session(requests.Session):
     def request(self, method: Any, url: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
         kwargs.update(verify=self._verify, cert=self._cert, timeout=_TIMEOUT)
         response = super().request(method, url, allow_redirects=False, **kwargs)
+        self.answered = True
         if response.status_code != 200:
             raise _api_error(response)
         return response

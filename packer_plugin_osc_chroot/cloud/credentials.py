@@ -51,7 +51,7 @@ class Credentials:
 
 
 def endpoint_url(endpoint: str, region: str) -> str:
-    """An endpoint as users write it, as a URL. Sources: `seed.md`'s form, OUTSCALE's SDKs."""
+    """An endpoint as users write it, as a URL. Sources: the older builder's form, OUTSCALE's SDKs."""
     if not endpoint:
         domain = "outscale.hk" if region == "cn-southeast-1" else "outscale.com"
         return f"https://api.{region}.{domain}/api/v1"
@@ -91,15 +91,19 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
     def pick(template: str, key: str) -> str:
         return template or _from(environ, key) or profile.get(key, "")
 
-    access_key = pick(config.access_key, "access_key")
-    secret_key = pick(config.secret_key, "secret_key")
+    access_key = config.access_key or _from(environ, "access_key")
+    secret_key = config.secret_key or _from(environ, "secret_key")
+    if not access_key and not secret_key:
+        # A pair is never made of halves from the file and from elsewhere: they would not match.
+        access_key, secret_key = profile.get("access_key", ""), profile.get("secret_key", "")
     if not access_key or not secret_key:
         missing = "access_key" if not access_key else "secret_key"
         raise BuildError(f"no OUTSCALE credentials: {missing} is set nowhere", hint=_HOW)
     skip = config.insecure_skip_tls_verify or _truth(pick("", "tls_skip_verify"))
     return Credentials(
-        access_key=access_key,
-        secret_key=secret_key,
+        # A line end that came along from a file cannot be part of a header.
+        access_key=access_key.strip(),
+        secret_key=secret_key.strip(),
         region=pick(config.region, "region"),
         endpoint=pick(config.custom_endpoint_oapi, "endpoint"),
         verify=not skip,

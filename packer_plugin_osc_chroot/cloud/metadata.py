@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import requests
 
+from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.errors import BuildError
 
 DEFAULT_URL = "http://169.254.169.254"
@@ -25,9 +26,13 @@ class Identity:
         return self.subregion.rstrip("abcdefghijklmnopqrstuvwxyz")
 
 
-def read_identity(environ: Mapping[str, str]) -> Identity:
+def read_identity(environ: Mapping[str, str], *, token: CancelToken) -> Identity:
     """Raises BuildError when this is not an OUTSCALE VM."""
     base = (environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+    return abandonable(lambda: _read_identity(base), token=token, name="metadata")
+
+
+def _read_identity(base: str) -> Identity:
     with requests.Session() as session:
         # A proxy meant for the outside must not be asked about this VM.
         session.trust_env = False

@@ -3,20 +3,28 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.client import is_missing
+from packer_plugin_osc_chroot.cloud.client import is_ambiguous, is_missing
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Seconds between two lines about a wait that goes on.
 _REPORT_EVERY = 10.0
 # The end of a wait is noticed within this many seconds, or this share of its duration.
 _NOTICE_SECONDS = 0.25
 _NOTICE_SHARE = 1 / 40
+# Reads are eventually consistent: for this long something that was made may not be shown, and
+# something that is gone may be.
+SETTLE_SECONDS = 6.0
+_LOOK_EVERY = 0.5
+# How often a call without a ClientToken is sent, as long as it was found not to be done.
+_TRIES = 4
 
 
 def wait_for(
@@ -92,3 +100,32 @@ def insist(send: Callable[[], object], *, is_done: Callable[[], bool], token: Ca
         except Cancelled:
             raise refusal from None
         pause = min(pause * 1.5, 2.0)
+
+
+def look_for(find: Callable[[], T | None], *, token: CancelToken) -> T | None:
+    """Look until something is found, for as long as the API may not show what it has."""
+    begun = time.monotonic()
+    while (found := find()) is None and time.monotonic() - begun < SETTLE_SECONDS:
+        token.sleep(_LOOK_EVERY)
+    return found
+
+
+def sent_once(send: Callable[[], T], find: Callable[[], T | None], *, token: CancelToken) -> T:
+    """Make a call that has no ClientToken and must not be done twice.
+
+    Where it got no answer, or the server's own failure, `find` looks whether it was done; only when
+    it was not is it sent again. A refusal after that may mean that it was done after all.
+    """
+    for attempt in range(_TRIES):
+        try:
+            return send()
+        except CloudError as error:
+            if not is_ambiguous(error) and not (attempt and error.status == 409):
+                raise
+            log.info("looking whether it was done: %s", error)
+            found = look_for(find, token=token)
+            if found is not None:
+                return found
+            if not is_ambiguous(error) or attempt == _TRIES - 1:
+                raise
+    raise AssertionError("unreachable")

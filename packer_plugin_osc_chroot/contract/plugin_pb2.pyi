@@ -368,7 +368,7 @@ class Provision(_message.Message):
     communicator_id: _builtins.str
     @_builtins.property
     def data(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """The hook's data: what provisioners see as `build.NAME`. Strings only (see FACTS in docs)."""
+        """The hook's data: what provisioners see as `build.NAME`. Strings only: a list or map here breaks HCL2 builds."""
 
     def __init__(
         self,

@@ -6,23 +6,35 @@ the result run by /bin/sh. Without a wrapper our own commands meet no shell at a
 
 import codecs
 import errno
+import logging
 import os
 import shlex
+import shutil
 import signal
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, CommandError
 from packer_plugin_osc_chroot.host.process import run_process
+from packer_plugin_osc_chroot.host.procfs import Family
+
+log = logging.getLogger(__name__)
 
 SBIN_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MAX_LINE = 8192
 MAX_OUTPUT = 4 << 20
 TAIL_LINES = 20
+# How long a wrapper may take to start `kill`; a cancel waits for it.
+KILL_SECONDS = 2.0
+
+# What every build runs on this machine.
+PROGRAMS = ("blockdev", "chroot", "mkdir", "mount", "partx", "rmdir", "umount")
 
 # The Debian and Red Hat packages of the commands that builds use, for "command not found".
 _PACKAGES = {
@@ -41,6 +53,16 @@ _PACKAGES = {
     "udevadm": "systemd (udev on Debian)",
     "umount": "util-linux (mount on Debian)",
 }
+
+
+def package_of(program: str) -> str:
+    """The package that has a program of a build; "" for other programs."""
+    return _PACKAGES.get(program, "")
+
+
+def find_program(name: str) -> str | None:
+    """Where a command of ours would be found: in the caller's PATH, then among root's programs."""
+    return shutil.which(name, path=_with_sbin(os.environ.get("PATH", "")))
 
 
 # Started through a wrapper, the agent has neither our working directory nor our PYTHONPATH.
@@ -89,8 +111,12 @@ class Host:
         on_line: Callable[[str], None] | None = None,
         success: Container[int] = (0,),
         privileged: bool = True,
+        on_left: Callable[[Family], None] = lambda family: None,
     ) -> Completed:
-        """Run a command of ours. Raises CommandError for a status not in `success`, Cancelled."""
+        """Run a command of ours. Raises CommandError for a status not in `success`, Cancelled.
+
+        `on_left` gets the processes of an ended command that not even SIGKILL has ended so far.
+        """
         return self._run(
             self.command(argv, privileged=privileged),
             shown=shlex.join(argv),
@@ -100,6 +126,7 @@ class Host:
             input=input,
             on_line=on_line,
             success=success,
+            on_left=on_left,
         )
 
     def shell(
@@ -129,10 +156,34 @@ class Host:
             except PermissionError:
                 refused.append(pid)
         if refused and self.wrap is not None:
-            name = number.name.removeprefix("SIG")
-            # The shell's own kill: not every system has the program.
-            argv = ["/bin/sh", "-c", 'kill -s "$0" "$@"', name, *map(str, refused)]
-            self.run(argv, token=CancelToken(deadline=5), success=range(256))
+            self._kill_wrapped(refused, number)
+
+    def _kill_wrapped(self, pids: Sequence[int], number: signal.Signals) -> None:
+        """A process of its own kind: `run` would end a wrapper that hangs by calling this again."""
+        name = number.name.removeprefix("SIG")
+        # The shell's own kill: not every system has the program.
+        argv = ["/bin/sh", "-c", 'kill -s "$0" "$@"', name, *map(str, pids)]
+        try:
+            child = subprocess.Popen(
+                self.command(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=tool_environment(inherit=True),
+                start_new_session=True,
+            )
+        except OSError as error:
+            log.warning("signalling through command_wrapper: %s", error)
+            return
+        try:
+            child.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("signalling through command_wrapper did not end in %g s", KILL_SECONDS)
+            # What became root's in there stays: there is nobody else to ask.
+            with suppress(OSError):
+                os.killpg(child.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.2)
 
     def _run(
         self,
@@ -145,6 +196,7 @@ class Host:
         input: bytes | None,
         on_line: Callable[[str], None] | None,
         success: Container[int],
+        on_left: Callable[[Family], None] = lambda family: None,
     ) -> Completed:
         tail: deque[str] = deque(maxlen=TAIL_LINES)
         errors: deque[str] = deque(maxlen=TAIL_LINES)
@@ -174,6 +226,7 @@ class Host:
                 on_stdout=on_stdout,
                 on_stderr=err_lines.feed,
                 kill=self.kill,
+                on_left=on_left,
             )
         except (OSError, ValueError) as error:
             raise start_error(error, name=name or argv[0], shown=shown) from error
@@ -239,8 +292,8 @@ def start_error(error: OSError | ValueError, *, name: str, shown: str) -> BuildE
 
 
 def _install_hint(name: str) -> str:
-    package = _PACKAGES.get(name)
-    if package is None:
+    package = package_of(name)
+    if not package:
         return f"Install the package that has {name}, or add its directory to PATH."
     return f"Install the package {package}."
 

@@ -2,15 +2,20 @@
 
 Afterwards the image has what it had at each path: a file with all its metadata, a symlink (a
 dangling one too) or nothing. That holds as well where a provisioner wrote to the copy or replaced
-it, which is said. While the copies are there, an original waits beside its copy under a hidden name.
+it, which is said, or mounted something over it. While the copies are there, an original waits
+beside its copy under a hidden name.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.mountinfo import Mount, is_below, mounts_below
+from packer_plugin_osc_chroot.host.mounts import umount_all
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -19,10 +24,21 @@ UNDO_SECONDS = 30.0
 
 @contextmanager
 def copied_files(
-    rootfs: RootFs, files: Sequence[str], *, ui: Ui, token: CancelToken
+    rootfs: RootFs,
+    files: Sequence[str],
+    *,
+    ui: Ui,
+    token: CancelToken,
+    host: Host | None = None,
+    root: Path | None = None,
 ) -> Iterator[None]:
-    """Raises BuildError naming the file where one cannot be copied; UndoError at the end."""
+    """Raises BuildError naming the file where one cannot be copied; UndoError at the end.
+
+    With `host` and `root`, mounts that provisioners made on, below or above a copy are unmounted
+    before the image's own file is put back.
+    """
     placed: list[dict[str, Any]] = []
+    before = frozenset(() if root is None else mounts_below(str(root)))
     try:
         for path in files:
             try:
@@ -31,12 +47,42 @@ def copied_files(
                 raise failure(f"copy_files: copying {path}", error) from error
         yield
     finally:
-        _put_back(rootfs, placed, ui=ui)
+        undo = CancelToken(deadline=UNDO_SECONDS, reason="putting back copy_files took too long")
+        failed: list[str] = []
+        if host is not None and root is not None:
+            try:
+                covering = _covering(str(root), placed, before=before)
+                umount_all(host, str(root), covering, ui=ui, token=undo, hurry=token.cancelled)
+            except UndoError as error:
+                failed += error.left
+            undo = CancelToken(
+                deadline=UNDO_SECONDS, reason="putting back copy_files took too long"
+            )
+        _put_back(rootfs, placed, failed=failed, ui=ui, undo=undo)
 
 
-def _put_back(rootfs: RootFs, placed: Sequence[dict[str, Any]], *, ui: Ui) -> None:
-    undo = CancelToken(deadline=UNDO_SECONDS, reason="putting back copy_files took too long")
-    failed = []
+def _covering(
+    root: str, placed: Sequence[dict[str, Any]], *, before: Collection[Mount]
+) -> list[Mount]:
+    """The mounts that were made meanwhile on, below or above a copy, in mounting order."""
+    copies = [root + record["real"] for record in placed if record["real"]]
+    return [
+        mount
+        for mount in mounts_below(root)
+        if mount not in before
+        and any(is_below(mount.mount_point, x) or is_below(x, mount.mount_point) for x in copies)
+    ]
+
+
+def _put_back(
+    rootfs: RootFs,
+    placed: Sequence[dict[str, Any]],
+    *,
+    failed: list[str],
+    ui: Ui,
+    undo: CancelToken,
+) -> None:
+    """`failed` holds what went wrong before; all of it ends up in one UndoError."""
     for record in reversed(placed):
         path = record["path"]
         try:

@@ -9,12 +9,17 @@ import logging
 import os
 import stat
 import string
-from collections.abc import Collection, Iterator
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, CommandError
+from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.mountinfo import read_mounts
+from packer_plugin_osc_chroot.host.rootfs import Files
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +29,8 @@ _PARTITION_SECONDS = 15.0
 # When the kernel has not read the partition table by itself by then, it is asked to.
 _ASK_KERNEL_AFTER = 0.5
 _LOOK_EVERY = 0.05
+# What looks at new disks (udev, blkid) may claim one for moments.
+_CLAIM_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,33 +74,44 @@ def free_names(taken: Collection[str], *, dev: Path = Path("/dev")) -> Iterator[
             yield f"/dev/xvd{name}"
 
 
-def candidate_paths(api_name: str, device_path: str) -> list[Path]:
+def candidate_paths(api_name: str, device_path: str, *, dev: Path = Path("/dev")) -> list[Path]:
     """Where a disk linked as `api_name` may be found, most certain first."""
     name = letters(api_name)
     paths = [Path(device_path)] if device_path else []
-    paths += [Path(api_name), Path(f"/dev/xvd{name}")]
-    paths += [
-        Path(f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sd{name}"),
-        Path(f"/dev/sd{name}"),
-    ]
+    paths += [dev / api_name.removeprefix("/dev/"), dev / f"xvd{name}"]
+    paths += [dev / f"disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sd{name}", dev / f"sd{name}"]
     return list(dict.fromkeys(paths))
 
 
 def find_disk(
-    volume_id: str, *, api_name: str, device_path: str, size: int, token: CancelToken
+    volume_id: str,
+    *,
+    api_name: str,
+    device_path: str,
+    size: int,
+    token: CancelToken,
+    before: Collection[Path] | None = None,
+    dev: Path = Path("/dev"),
 ) -> Disk:
-    """Wait for the disk of a link to appear. `size` in GiB proves that it is the one.
+    """Wait for the disk of a link to appear. `size` is in GiB, `before` the `disks()` before it.
 
-    Raises BuildError listing what was seen when it does not appear in time.
+    A disk that was there before is another one, whatever it is called, unless the user named it
+    with `device_path`. The kernel's sdX says little: its letters are not the API's, so a build of
+    the same size beside this one may have it. It counts only where it is new and no udev gives
+    certain names. Raises BuildError listing what was seen when it does not appear in time.
     """
     waited = 0.0
-    paths = candidate_paths(api_name, device_path)
+    paths = candidate_paths(api_name, device_path, dev=dev)
     while True:
         for path in paths:
-            if block_size(path) == size * GIB:
-                return Disk(volume_id, api_name, Path(os.path.realpath(path)))
+            if block_size(path) != size * GIB:
+                continue
+            node = Path(os.path.realpath(path))
+            named = bool(device_path) and path == Path(device_path)
+            if named or _is_certain(path, node, before=before, dev=dev):
+                return Disk(volume_id, api_name, node)
         if waited >= _APPEAR_SECONDS:
-            seen = [f"{path} ({(block_size(path) or 0) / GIB:.1f} GiB)" for path in disks()]
+            seen = [f"{path} ({(block_size(path) or 0) / GIB:.1f} GiB)" for path in disks(dev=dev)]
             raise BuildError(
                 f"volume {volume_id} is linked as {api_name}, and no disk of {size} GiB appeared as"
                 f" {', '.join(map(str, paths))} within {_APPEAR_SECONDS:.0f} s",
@@ -116,14 +134,46 @@ def block_size(path: Path) -> int | None:
         return None
 
 
-def disks() -> list[Path]:
-    """The whole disks that the kernel has, as nodes below /dev, those without content left out."""
-    found = []
-    for entry in sorted(Path("/sys/block").iterdir()):
-        node = Path("/dev") / entry.name.replace("!", "/")
-        if block_size(node):
-            found.append(node)
+def _is_certain(path: Path, node: Path, *, before: Collection[Path] | None, dev: Path) -> bool:
+    if before is not None and node in before:
+        # With the mapping a disk that went is told from one that got its name since.
+        if not isinstance(before, Mapping) or before[node] == _instance(node):
+            return False
+    if path.parent == dev and path.name.startswith("sd"):
+        return before is not None and not (dev / "disk/by-id").exists()
+    return True
+
+
+def disks(*, dev: Path = Path("/dev")) -> dict[Path, str]:
+    """The nodes of whole disks, those without content left out.
+
+    Each with what tells it from another disk that gets the same name later: numbers of the kernel.
+    """
+    found: dict[Path, str] = {}
+    for node in sorted(dev.iterdir()):
+        try:
+            is_disk = (
+                bool(block_size(node))
+                and not (_sysfs(os.stat(node).st_rdev) / "partition").exists()
+            )
+        except OSError:
+            continue
+        if is_disk and not node.is_symlink():
+            found[node] = _instance(node)
     return found
+
+
+def _instance(node: Path) -> str:
+    """Device number and, since Linux 5.15, the sequence number that no other disk ever gets."""
+    try:
+        sysfs = _sysfs(os.stat(node).st_rdev)
+    except OSError:
+        return ""
+    try:
+        sequence = (sysfs / "diskseq").read_text().strip()
+    except OSError:
+        sequence = ""
+    return f"{sysfs.name} {sequence}"
 
 
 def partition_path(disk: Path, number: int) -> Path:
@@ -170,14 +220,65 @@ def mounts_of(disk: Path) -> list[str]:
     """Where a disk or one of its partitions is mounted now, read from the kernel's own table."""
     numbers = set()
     for node in (disk, *partitions(disk)):
-        try:
-            rdev = os.stat(node).st_rdev
-        except OSError:
-            continue
-        numbers.add(f"{os.major(rdev)}:{os.minor(rdev)}")
-    lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = [line.split(" ") for line in lines]
-    return [row[4] for row in rows if row[2] in numbers]
+        with suppress(OSError):
+            numbers.add(_sysfs(os.stat(node).st_rdev).name)
+    return [mount.mount_point for mount in read_mounts() if mount.device_number in numbers]
+
+
+def check_unused(host: Host, partition: Path, *, token: CancelToken) -> None:
+    """Raises BuildError naming who uses the partition, its disk or another partition of it.
+
+    What is no block device is left to mount, which says so.
+    """
+    if block_size(partition) is None:
+        return
+    own = _sysfs(os.stat(partition).st_rdev)
+    try:
+        entry = own.resolve(strict=True)
+    except OSError:
+        return
+    whole = entry.parent if (entry / "partition").exists() else entry
+    parts = [path.parent for path in whole.glob("*/partition")]
+    numbers = {(path / "dev").read_text().strip() for path in (entry, whole, *parts)}
+    hint = "Builds use disks of their own. Check device_path, and what mounts disks by itself here."
+    mounted = [mount.mount_point for mount in read_mounts() if mount.device_number in numbers]
+    if mounted:
+        raise BuildError(
+            f"{partition} or its disk is mounted already, at {', '.join(mounted)}", hint=hint
+        )
+    users = sorted({user.name for path in (whole, *parts) for user in path.glob("holders/*")})
+    if users:
+        raise BuildError(
+            f"{partition} or its disk is in use already, by {', '.join(users)}", hint=hint
+        )
+    node = Path("/dev") / whole.name.replace("!", "/")
+    # A claim of any partition is one of the whole disk; where that has no node, the partition's.
+    path = node if block_size(node) else partition
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    with holders.machine_files(host) as files:
+        while _is_claimed(files, path, token=token):
+            if time.monotonic() >= deadline:
+                seen = [
+                    line
+                    for number in sorted(numbers)
+                    for line in files.call(
+                        "find_mounters", {"device_number": number}, check=token.check
+                    )
+                ]
+                raise BuildError(
+                    f"{partition} or its disk is claimed already, by"
+                    f" {', '.join(seen) or 'something in the kernel (swap, RAID, a volume group)'}",
+                    hint=hint,
+                )
+            token.sleep(0.1)
+
+
+def _is_claimed(files: Files, path: Path, *, token: CancelToken) -> bool:
+    try:
+        return bool(files.call("is_claimed", {"device": str(path)}, check=token.check))
+    except OSError as error:
+        log.info("whether %s is claimed: %s", path, error)
+        return False
 
 
 def _read_table(disk: Disk, *, host: Host, token: CancelToken) -> None:

@@ -1,13 +1,17 @@
 """Which processes keep a mount busy, as /proc shows it to whoever asks."""
 
+import dataclasses
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 
+from packer_plugin_osc_chroot.host.mountinfo import Mount, is_below, mount_id_of, read_mounts
 from packer_plugin_osc_chroot.host.procfs import ancestors, command_line, pids
 
+# Links of a process in /proc, and what they are called to the user.
+_PLACES = (("root", "root"), ("cwd", "cwd"), ("exe", "executable"))
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class Holder:
     """`why` names what lies in the mount: its root, cwd, executable, an open file, a mapping."""
 
@@ -22,14 +26,24 @@ class Holder:
 def find_holders(mount_point: str, *, spare: Collection[int] = ()) -> list[Holder]:
     """Only links are read, nothing is opened or followed: a dead network mount cannot hang it.
 
-    This process, those above it and `spare` with those above them are never holders.
+    This process, those above it and `spare` with those above them are never holders. Of processes
+    in other mount namespaces, where the same path is another place, those count that lie in a copy
+    of the mount, or have a file open in the mount itself.
     """
+    namespace = _link("/proc/self/ns/mnt")
+    own = read_mounts()
+    ids = {mount.mount_id for mount in own if is_below(mount.mount_point, mount_point)}
+    device = _device(mount_point, own)
     spared = ancestors(os.getpid())
     for pid in spare:
         spared |= ancestors(pid)
     found = []
     for pid in sorted(set(pids()) - spared):
-        why = _why(pid, mount_point)
+        its = _link(f"/proc/{pid}/ns/mnt")
+        if its == namespace:
+            why = _why(pid, mount_point)
+        else:
+            why = _why_elsewhere(pid, mount_point, ids=ids, device=device)
         if why:
             found.append(Holder(pid, command_line(pid), why))
     return found
@@ -44,39 +58,100 @@ def find_mounters(device_number: str) -> list[str]:
         if not namespace or namespace in seen:
             continue
         try:
-            with open(f"/proc/{pid}/mountinfo", encoding="utf-8", errors="replace") as file:
-                mounted = any(line.split()[2] == device_number for line in file)
+            mounts = read_mounts(pid)
         except OSError:
             continue
         seen.add(namespace)
-        if mounted:
+        if any(mount.device_number == device_number for mount in mounts):
             found.append(f"{pid} {command_line(pid)} (its mount namespace)")
     return found
 
 
+def _device(mount_point: str, mounts: Sequence[Mount]) -> str:
+    """The number of the device mounted there, which is nowhere else; "" where that is not so.
+
+    What is mounted at other places too (bound, or the host's own) tells nothing about a process.
+    """
+    at = [mount.device_number for mount in mounts if mount.mount_point == mount_point]
+    # The first is what was mounted by us; later ones lie over it.
+    if not at or at[0].startswith("0:"):
+        return ""
+    same = [mount for mount in mounts if mount.device_number == at[0]]
+    return at[0] if all(is_below(mount.mount_point, mount_point) for mount in same) else ""
+
+
 def _why(pid: int, mount_point: str) -> str:
     base = f"/proc/{pid}"
-    for name, words in (("root", "root"), ("cwd", "cwd"), ("exe", "executable")):
-        if _below(_link(f"{base}/{name}"), mount_point):
+    for name, words in _PLACES:
+        if is_below(_link(f"{base}/{name}"), mount_point):
             return words
-    try:
-        fds = os.listdir(f"{base}/fd")
-    except OSError:
-        fds = []
-    for fd in fds:
+    for fd in _fds(pid):
         target = _link(f"{base}/fd/{fd}")
-        if _below(target, mount_point):
+        if is_below(target, mount_point):
             return f"open file {target.removeprefix(mount_point) or '/'}"
+    for _, path in _maps(pid):
+        if is_below(path, mount_point):
+            return f"mapped file {path.removeprefix(mount_point)}"
+    return ""
+
+
+def _why_elsewhere(pid: int, mount_point: str, *, ids: Collection[int], device: str) -> str:
+    """As `_why`, for a process that sees other mounts than we do, some of them maybe copies."""
+    base = f"/proc/{pid}"
     try:
-        with open(f"{base}/maps", encoding="utf-8", errors="surrogateescape") as file:
+        mounts = read_mounts(pid)
+    except OSError:
+        return ""
+    # The table counts from the process's root, its links from the top of its namespace.
+    above = _link(f"{base}/root").rstrip("/")
+    mounts = [dataclasses.replace(each, mount_point=above + each.mount_point) for each in mounts]
+    copies = [mount for mount in mounts if device and mount.device_number == device]
+    if copies:
+        for name, words in _PLACES:
+            if _mount_of(_link(f"{base}/{name}"), mounts) in copies:
+                return words
+    tops = {mount_point, *(mount.mount_point for mount in copies)}
+    ids = {*ids, *(mount.mount_id for mount in copies)}
+    for fd in _fds(pid):
+        target = _link(f"{base}/fd/{fd}")
+        if any(is_below(target, top) for top in tops) and mount_id_of(int(fd), pid) in ids:
+            return f"open file {target}"
+    if copies:
+        for number, path in _maps(pid):
+            if number == device and any(is_below(path, top) for top in tops):
+                return f"mapped file {path}"
+    return ""
+
+
+def _mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
+    """The mount that a path lies in: the innermost, and of several at one place the last."""
+    found = None
+    for mount in mounts:
+        if path and is_below(path, mount.mount_point or "/"):
+            if found is None or len(mount.mount_point) >= len(found.mount_point):
+                found = mount
+    return found
+
+
+def _fds(pid: int) -> list[str]:
+    try:
+        return os.listdir(f"/proc/{pid}/fd")
+    except OSError:
+        return []
+
+
+def _maps(pid: int) -> Iterator[tuple[str, str]]:
+    """The device ("MAJOR:MINOR") and the path of each mapped file."""
+    try:
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 # Six columns; the path, with newlines as \012, is the last.
                 columns = line.rstrip("\n").split(maxsplit=5)
-                if len(columns) == 6 and _below(columns[5], mount_point):
-                    return f"mapped file {columns[5].removeprefix(mount_point)}"
+                if len(columns) == 6:
+                    major, _, minor = columns[3].partition(":")
+                    yield f"{int(major, 16)}:{int(minor, 16)}", columns[5]
     except OSError:
-        pass
-    return ""
+        return
 
 
 def _link(path: str) -> str:
@@ -84,7 +159,3 @@ def _link(path: str) -> str:
         return os.readlink(path)
     except OSError:
         return ""
-
-
-def _below(path: str, mount_point: str) -> bool:
-    return path == mount_point or path.startswith(mount_point + "/")

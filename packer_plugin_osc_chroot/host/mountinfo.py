@@ -9,6 +9,9 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
+    """`mount_id` tells a mount from every other of the machine while it is there."""
+
+    mount_id: int
     device_number: str
     mount_point: str
     fstype: str
@@ -23,6 +26,7 @@ def parse_mountinfo(data: bytes) -> list[Mount]:
         fields, kind = before.split(b" "), after.split(b" ")
         mounts.append(
             Mount(
+                mount_id=int(fields[0]),
                 device_number=fields[2].decode("ascii"),
                 mount_point=_unescape(fields[4]),
                 fstype=_unescape(kind[0]),
@@ -37,15 +41,30 @@ def _unescape(field: bytes) -> str:
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 
-def read_mounts() -> list[Mount]:
-    with open("/proc/self/mountinfo", "rb") as file:
+def read_mounts(process: int | str = "self") -> list[Mount]:
+    """The table as a process sees it. Raises OSError where it is gone or may not be asked."""
+    with open(f"/proc/{process}/mountinfo", "rb") as file:
         return parse_mountinfo(file.read())
 
 
 def mounts_below(path: str) -> list[Mount]:
     """What is mounted at or below a path (absolute, without symlinks), in mounting order."""
-    return [
-        mount
-        for mount in read_mounts()
-        if mount.mount_point == path or mount.mount_point.startswith(path.rstrip("/") + "/")
-    ]
+    return [mount for mount in read_mounts() if is_below(mount.mount_point, path)]
+
+
+def is_below(path: str, top: str) -> bool:
+    """Whether a path is `top` or lies below it, by the text of both."""
+    return path == top or path.startswith(top.rstrip("/") + "/")
+
+
+def mount_id_of(fd: int, process: int | str = "self") -> int | None:
+    """The mount in which an open file lies; None where it cannot be told."""
+    try:
+        with open(f"/proc/{process}/fdinfo/{fd}", encoding="ascii", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name == "mnt_id":
+                    return int(value)
+    except OSError:
+        pass
+    return None

@@ -9,23 +9,30 @@ Nothing is unmounted lazily: a snapshot taken while the kernel still writes woul
 
 import errno
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError, CommandError, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.mountinfo import mounts_below
+from packer_plugin_osc_chroot.host.disk import block_size, check_unused
+from packer_plugin_osc_chroot.host.mountinfo import Mount, mounts_below
+from packer_plugin_osc_chroot.host.procfs import Family, command_line
 from packer_plugin_osc_chroot.host.rootfs import Files
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
 from packer_plugin_osc_chroot.ui import Ui
 
 UNDO_SECONDS = 120.0
+# For each thing that is still to be undone when that has passed.
+EACH_SECONDS = 10.0
+_LOOK_EVERY = 0.05
+_GONE = (errno.ENOENT, errno.ENXIO, errno.ENODEV)
 # What looks at new disks (udev, blkid) holds a mount for moments.
 BUSY_RETRIES = 6
 BUSY_PAUSE = 0.05
@@ -58,7 +65,31 @@ def mount(
         argv += ["-t", fstype]
     for option in options:
         argv += ["-o", option]
-    host.run([*argv, "--", source, target], token=token)
+    families: list[Family] = []
+    try:
+        host.run([*argv, "--", source, target], token=token, on_left=families.append)
+    except BuildError:
+        for family in families:
+            _await_end(family, source, target)
+        raise
+
+
+def _await_end(family: Family, source: str, target: str) -> None:
+    """Wait for a mount that was ended in vain: the kernel may still complete it (a journal's replay).
+
+    Only then can the caller's undoing see what there is to undo.
+    """
+    undo = CancelToken(deadline=UNDO_SECONDS)
+    while living := family.living():
+        try:
+            undo.sleep(_LOOK_EVERY)
+        except Cancelled:
+            raise UndoError(
+                f"mounting {source} at {target} was ended and still goes on in the kernel after"
+                f" {UNDO_SECONDS:.0f} s",
+                left=[f"{pid} {command_line(pid)}" for pid in living],
+                hint=f"When it has ended: umount {shlex.quote(target)}",
+            ) from None
 
 
 def umount(
@@ -104,19 +135,45 @@ def umount_below(
 ) -> None:
     """Unmount everything below `root`, last first, whoever mounted it; then `root` if `itself`.
 
-    Goes on after a failure, so that as little as possible stays; raises the first one.
+    Raises UndoError.
     """
-    first: UndoError | None = None
+    mounts = [each for each in mounts_below(root) if itself or each.mount_point != root]
+    umount_all(host, root, mounts, ui=ui, token=token, hurry=hurry)
+
+
+def umount_all(
+    host: Host,
+    root: str,
+    mounts: Sequence[Mount],
+    *,
+    ui: Ui,
+    token: CancelToken,
+    hurry: bool = False,
+) -> None:
+    """Unmount these, all at or below `root`, last first.
+
+    Goes on after a failure, so that as little as possible stays, and past the token's deadline with
+    a short one for each. Raises one UndoError that names each mount that stays.
+    """
+    first: Exception | None = None
+    left: list[str] = []
     with holders.machine_files(host) as files:
-        for each in reversed(mounts_below(root)):
-            if each.mount_point == root and (not itself or first is not None):
+        for each in reversed(mounts):
+            point = each.mount_point
+            if point == root and left:
+                left.append(f"{point} is still mounted")
                 continue
+            own = CancelToken(deadline=EACH_SECONDS) if token.cancelled else token
             try:
-                umount(host, files, each.mount_point, root=root, ui=ui, token=token, hurry=hurry)
-            except UndoError as error:
+                umount(host, files, point, root=root, ui=ui, token=own, hurry=hurry)
+            except (BuildError, OSError) as error:
                 first = first or error
+                said = error.left if isinstance(error, UndoError) else ()
+                left += said or [f"{point} is still mounted: {error}"]
+    if isinstance(first, UndoError):
+        raise UndoError(first.message, left=list(dict.fromkeys(left)), hint=first.hint)
     if first is not None:
-        raise first
+        raise UndoError(f"{left[0]}", left=list(dict.fromkeys(left))) from first
 
 
 @contextmanager
@@ -143,6 +200,7 @@ def mounted_root(
     made: list[str] = []
     try:
         _make_dirs(host, root, made=made, token=token)
+        check_unused(host, Path(device), token=token)
         mount(host, device, root, fstype=fstype, options=options, token=token)
         yield Path(root)
     finally:
@@ -153,9 +211,12 @@ def mounted_root(
             if mounted:
                 _release(host, device, token=undo)
         finally:
-            # Only what is empty goes: nothing is lost where the root is still mounted.
-            for path in reversed(made):
-                host.run(["rmdir", "--", path], token=undo, success=range(256))
+            # Only what is empty goes: nothing is lost where the root is still mounted. A failure
+            # must not hide what is said above, so the deadline is another.
+            last = CancelToken(deadline=EACH_SECONDS)
+            with suppress(BuildError):
+                for path in reversed(made):
+                    host.run(["rmdir", "--", path], token=last, success=range(256))
 
 
 def _make_dirs(host: Host, path: str, *, made: list[str], token: CancelToken) -> None:
@@ -180,10 +241,28 @@ def _make_dirs(host: Host, path: str, *, made: list[str], token: CancelToken) ->
 
 
 def _release(host: Host, device: str, *, token: CancelToken) -> None:
-    """Wait until nothing has the device any more, and write out what the kernel still caches."""
-    found = os.stat(device)
-    if not stat.S_ISBLK(found.st_mode):
-        return
+    """Wait until nothing has the device any more, and write out what the kernel still caches.
+
+    A device that is gone has neither.
+    """
+    try:
+        found = os.stat(device)
+        if not stat.S_ISBLK(found.st_mode):
+            return
+        _await_free(host, device, found, token=token)
+        host.run(["blockdev", "--flushbufs", device], token=token)
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise UndoError(
+                f"{device}: cannot tell whether it is free: {error.strerror}",
+                left=[f"{device} may still be in use"],
+            ) from error
+    except CommandError:
+        if block_size(Path(device)):
+            raise
+
+
+def _await_free(host: Host, device: str, found: os.stat_result, *, token: CancelToken) -> None:
     number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
     pause, waited = 0.02, 0.0
     with holders.machine_files(host) as files:
@@ -199,7 +278,6 @@ def _release(host: Host, device: str, *, token: CancelToken) -> None:
             token.sleep(pause)
             waited += pause
             pause = min(pause * 2, 0.5)
-    host.run(["blockdev", "--flushbufs", device], token=token)
 
 
 @contextmanager
@@ -231,7 +309,12 @@ def extra_mounts(
         undo = CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting below {root} took too long")
         umount_below(host, str(root), itself=False, ui=ui, token=undo, hurry=token.cancelled)
         if made:
-            rootfs.files.call("remove_made", {"made": made}, check=undo.check)
+            try:
+                rootfs.files.call("remove_made", {"made": made}, check=undo.check)
+            except OSError as error:
+                raise UndoError(
+                    f"mount points made in the image stay there: {error}", left=made
+                ) from error
 
 
 def _mount_extra(

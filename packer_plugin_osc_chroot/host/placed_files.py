@@ -7,12 +7,12 @@ The original is renamed within its own directory, to a hidden name: that keeps e
 import errno
 import os
 import secrets
-import shutil
 import stat
 from typing import Any
 
+from packer_plugin_osc_chroot.host.mountinfo import mount_id_of
 from packer_plugin_osc_chroot.host.rooted import Rooted
-from packer_plugin_osc_chroot.host.trees import NEW_FLAGS, read_chunks, write_all
+from packer_plugin_osc_chroot.host.trees import DIR_FLAGS, NEW_FLAGS, read_chunks, write_all
 
 Placed = dict[str, Any]
 
@@ -85,7 +85,7 @@ def put_back(rooted: Rooted, placed: Placed) -> bool:
                 changed = now != placed["id"]
             if spot.is_dir:
                 # Nothing can be renamed over a folder that has something in it.
-                shutil.rmtree(spot.name, dir_fd=spot.directory)
+                _remove_tree(spot.directory, spot.name, shown=spot.real)
             if placed["aside"]:
                 os.rename(
                     placed["aside"],
@@ -103,6 +103,34 @@ def put_back(rooted: Rooted, placed: Placed) -> bool:
             # A provisioner put something there: then it belongs to the image.
             continue
     return changed
+
+
+def _remove_tree(parent: int, name: str, *, shown: str) -> None:
+    """Remove a folder, never across a mount: what is bound there belongs to somebody else.
+
+    The mount is compared, not the device, which a bind mount of the same filesystem shares.
+    """
+    fd = os.open(name, DIR_FLAGS, dir_fd=parent)
+    try:
+        if _is_elsewhere(fd, parent):
+            raise OSError(errno.EBUSY, "something is mounted on it", shown)
+        with os.scandir(fd) as entries:
+            found = [(each.name, each.is_dir(follow_symlinks=False)) for each in entries]
+        for each, is_dir in found:
+            if is_dir:
+                _remove_tree(fd, each, shown=os.path.join(shown, each))
+            else:
+                os.unlink(each, dir_fd=fd)
+    finally:
+        os.close(fd)
+    os.rmdir(name, dir_fd=parent)
+
+
+def _is_elsewhere(fd: int, parent: int) -> bool:
+    here, there = mount_id_of(fd), mount_id_of(parent)
+    if here is None or there is None:
+        return os.fstat(fd).st_dev != os.fstat(parent).st_dev
+    return here != there
 
 
 def _identity(found: os.stat_result) -> list[int]:

@@ -3,6 +3,7 @@
 `commands.py` and `chroot.py` build on it; nothing else starts programs.
 """
 
+import logging
 import os
 import select
 import signal
@@ -13,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.host.procfs import Family
+
+log = logging.getLogger(__name__)
 
 CHUNK = 65536
 # How long a cancelled program may take to end by itself, and how long the kernel to remove it after
@@ -37,10 +40,12 @@ def run_process(
     kill: Kill,
     mark: str = "",
     on_started: Callable[[], None] = lambda: None,
+    on_left: Callable[[Family], None] = lambda family: None,
 ) -> int:
     """Run until the program ends; its status as Popen gives it (-n for a signal n).
 
-    `on_started` is called once the program runs.
+    `on_started` is called once the program runs; `on_left` where ending it early has not ended all
+    of its processes (one may hang in the kernel and go on with what it is at).
     The program leads a session of its own. The sinks run in the calling thread; an exception from
     one ends the program like a cancel does. Children that outlive the program and hold its pipes
     are not waited for. Raises OSError where the program cannot be started, Cancelled.
@@ -88,7 +93,9 @@ def run_process(
         with token.on_cancel(alarm.ring):
             _pump(sinks, wake=wake_read, cancel=alarm.fd, exited=exited, token=token)
     except BaseException:
-        end_family(Family(child.pid, mark=mark), kill=kill, exited=exited)
+        family = Family(child.pid, mark=mark)
+        if not end_family(family, kill=kill, exited=exited):
+            on_left(family)
         raise
     finally:
         os.close(stop_write)
@@ -158,7 +165,8 @@ def _pump(
 def _feed(fd: int, chunks: Iterable[bytes], stop: int) -> None:
     """Write standard input; ends when the program does not read any more or has ended.
 
-    It may stay in `chunks` for as long as that blocks: its thread is a daemon.
+    It may stay in `chunks` for as long as that blocks: its thread is a daemon. Where `chunks` fails
+    (its stream was cancelled), that is the end of the input.
     """
     try:
         os.set_blocking(fd, False)
@@ -174,25 +182,31 @@ def _feed(fd: int, chunks: Iterable[bytes], stop: int) -> None:
                 view = view[os.write(fd, view[:CHUNK]) :]
     except BrokenPipeError:
         return
+    except Exception as error:
+        log.info("the standard input of a command ended early: %r", error)
     finally:
         os.close(fd)
         os.close(stop)
 
 
-def end_family(family: Family, *, kill: Kill, exited: threading.Event) -> None:
-    """SIGTERM to all of it, SIGKILL to what is left after a grace; never longer than a second."""
+def end_family(family: Family, *, kill: Kill, exited: threading.Event) -> bool:
+    """SIGTERM to all of it, SIGKILL to what is left after a grace. False where something stays.
+
+    It takes no longer than a second, and the time that `kill` needs.
+    """
     living = family.living()
     kill(living, signal.SIGTERM)
     if _wait_gone(family, exited=exited, seconds=TERM_GRACE):
-        return
+        return True
     deadline = time.monotonic() + KILL_GRACE
     while time.monotonic() < deadline:
         living = family.living()
         if not living and exited.is_set():
-            return
+            return True
         kill(living, signal.SIGKILL)
         if _wait_gone(family, exited=exited, seconds=0.1):
-            return
+            return True
+    return exited.is_set() and not family.living()
 
 
 def _wait_gone(family: Family, *, exited: threading.Event, seconds: float) -> bool:

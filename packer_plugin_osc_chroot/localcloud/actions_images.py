@@ -149,7 +149,8 @@ async def update_image(region: Region, account: Account, parameters: Json) -> Js
 
 
 async def read_images(region: Region, account: Account, parameters: Json) -> Json:
-    views = [image.view() for image in region.images.values() if region.may_use(image, account)]
+    images_seen = region.history.seen().images.values()
+    views = [image.view() for image in images_seen if region.may_use(image, account)]
     found = filters.select(views, parameters.get("Filters", {}), filters.IMAGES)
     images, following = filters.page(found, parameters)
     return {"Images": images, **following}

@@ -7,9 +7,10 @@ from packer_plugin_osc_chroot.localcloud.state import Account
 
 
 async def read_vms(region: Region, account: Account, parameters: Json) -> Json:
+    seen = region.history.seen()
     views = []
-    if region.vm.account_id == account.account_id:
-        views.append(region.vm.view(region.linked_volumes()))
+    if seen.vm.account_id == account.account_id:
+        views.append(seen.vm.view(seen.linked_volumes()))
     found = filters.select(views, parameters.get("Filters", {}), filters.VMS)
     vms, following = filters.page(found, parameters)
     return {"Vms": vms, **following}

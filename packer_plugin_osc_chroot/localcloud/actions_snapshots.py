@@ -71,7 +71,7 @@ async def update_snapshot(region: Region, account: Account, parameters: Json) ->
 async def read_snapshots(region: Region, account: Account, parameters: Json) -> Json:
     views = [
         snapshot.view()
-        for snapshot in region.snapshots.values()
+        for snapshot in region.history.seen().snapshots.values()
         if region.may_use(snapshot, account)
     ]
     found = filters.select(views, parameters.get("Filters", {}), filters.SNAPSHOTS)

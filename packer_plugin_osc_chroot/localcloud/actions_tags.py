@@ -2,6 +2,7 @@
 
 from packer_plugin_osc_chroot.localcloud import assumptions, filters
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
+from packer_plugin_osc_chroot.localcloud.history import Resources
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.state import Account, Image, Snapshot, Vm, Volume
@@ -9,12 +10,12 @@ from packer_plugin_osc_chroot.localcloud.state import Account, Image, Snapshot, 
 _Tagged = Volume | Snapshot | Image | Vm
 
 
-def _resources(region: Region, account: Account) -> dict[str, tuple[str, _Tagged]]:
+def _own(resources: Resources, account: Account) -> dict[str, tuple[str, _Tagged]]:
     """The account's own resources: their type's name and themselves by id."""
-    found: dict[str, tuple[str, _Tagged]] = {region.vm.vm_id: ("instance", region.vm)}
-    found |= {key: ("volume", volume) for key, volume in region.volumes.items()}
-    found |= {key: ("snapshot", snapshot) for key, snapshot in region.snapshots.items()}
-    found |= {key: ("image", image) for key, image in region.images.items()}
+    found: dict[str, tuple[str, _Tagged]] = {resources.vm.vm_id: ("instance", resources.vm)}
+    found |= {key: ("volume", volume) for key, volume in resources.volumes.items()}
+    found |= {key: ("snapshot", snapshot) for key, snapshot in resources.snapshots.items()}
+    found |= {key: ("image", image) for key, image in resources.images.items()}
     return {
         key: (kind, resource)
         for key, (kind, resource) in found.items()
@@ -23,7 +24,7 @@ def _resources(region: Region, account: Account) -> dict[str, tuple[str, _Tagged
 
 
 def _tagged(region: Region, account: Account, parameters: Json) -> list[_Tagged]:
-    own = _resources(region, account)
+    own = _own(region.history.live, account)
     for resource_id in parameters["ResourceIds"]:
         if resource_id not in own:
             raise ApiError("no-such-resource", f"The resource {resource_id} does not exist.")
@@ -53,7 +54,7 @@ async def delete_tags(region: Region, account: Account, parameters: Json) -> Jso
 async def read_tags(region: Region, account: Account, parameters: Json) -> Json:
     views = [
         {"Key": key, "Value": value, "ResourceId": resource_id, "ResourceType": kind}
-        for resource_id, (kind, resource) in _resources(region, account).items()
+        for resource_id, (kind, resource) in _own(region.history.seen(), account).items()
         for key, value in resource.tags.items()
     ]
     found = filters.select(views, parameters.get("Filters", {}), filters.TAGS)

@@ -81,6 +81,8 @@ def _iops(parameters: Json, *, volume_type: str, size: int) -> int:
 async def delete_volume(region: Region, account: Account, parameters: Json) -> Json:
     volume = region.volume(parameters["VolumeId"], account)
     _check_state(volume, ("available", "error"))
+    if region.trouble.delete_needs_snapshot:
+        _check_copied(region, volume)
     volume.state = "deleting"
     region.start(region.remove_volume(volume))
     return {}
@@ -91,6 +93,14 @@ def _check_state(volume: Volume, allowed: tuple[str, ...]) -> None:
         raise ApiError(
             "invalid-volume-state",
             f"The volume {volume.volume_id} is {volume.state}, not {allowed[0]}.",
+        )
+
+
+def _check_copied(region: Region, volume: Volume) -> None:
+    if region.is_being_copied(volume):
+        raise ApiError(
+            "invalid-volume-state",
+            f"A snapshot of the volume {volume.volume_id} is not completed.",
         )
 
 
@@ -107,17 +117,18 @@ async def link_volume(region: Region, account: Account, parameters: Json) -> Jso
             "zone-mismatch",
             f"The volume {volume.volume_id} is in {volume.subregion}, the VM in {vm.subregion}.",
         )
-    if len(region.linked_volumes()) >= assumptions.MAX_VOLUMES_PER_VM:
+    if len(region.history.live.linked_volumes()) >= assumptions.MAX_VOLUMES_PER_VM:
         raise ApiError(
             "too-many-volumes",
             f"The VM {vm.vm_id} has {assumptions.MAX_VOLUMES_PER_VM} volumes already.",
         )
+    in_use = ApiError("device-in-use", f"The device name {device_name} is in use on {vm.vm_id}.")
+    if region.trouble.is_taken(slot):
+        raise in_use
     try:
         region.disks.reserve(slot)
     except NameTaken:
-        raise ApiError(
-            "device-in-use", f"The device name {device_name} is in use on {vm.vm_id}."
-        ) from None
+        raise in_use from None
     link = Link(vm_id=vm.vm_id, device_name=device_name, slot=slot)
     volume.link, volume.state = link, "in-use"
     region.start(region.attach(volume, link))
@@ -151,6 +162,8 @@ async def unlink_volume(region: Region, account: Account, parameters: Json) -> J
             "invalid-volume-state",
             f"The link of the volume {volume.volume_id} is {link.state}, not attached.",
         )
+    if region.trouble.unlink_needs_snapshot:
+        _check_copied(region, volume)
     link.state = "detaching"
     region.start(region.detach(volume, link))
     return {}
@@ -159,7 +172,7 @@ async def unlink_volume(region: Region, account: Account, parameters: Json) -> J
 async def read_volumes(region: Region, account: Account, parameters: Json) -> Json:
     views = [
         volume.view()
-        for volume in region.volumes.values()
+        for volume in region.history.seen().volumes.values()
         if volume.account_id == account.account_id
     ]
     found = filters.select(views, parameters.get("Filters", {}), filters.VOLUMES)

@@ -12,7 +12,16 @@ ERRORS: dict[str, tuple[str, str]] = {
     "missing-parameter": ("7000", "MissingParameter"),
     "operation-not-supported": ("8000", "OperationNotSupported"),
     "internal-error": ("2000", "InternalError"),
+    # Codes, statuses and names are the user guide's (API Throttling); that the names are the types
+    # is assumed.
+    "throttled-platform": ("6", "ErrorOperationThrottledWholePlatform"),
+    "throttled-account": ("24", "ErrorOperationThrottledPerAccount"),
+    "throttled-call": ("25", "ErrorOperationThrottledPerCall"),
 }
+
+# A user without the permission for an action is refused as one whose signature is wrong:
+# access-denied, 401. The document has no 403, and osc-sdk-python's list no error for it. It is
+# refused before the parameters are looked at, and with DryRun too.
 
 # The document has 400, 401 and 500 on most actions, 409 on a few; conflicts are answered with 409
 # everywhere, since clients retry or re-plan on it.
@@ -21,6 +30,9 @@ STATUS_OF_TYPE: dict[str, int] = {
     "ResourceConflict": 409,
     "InvalidState": 409,
     "InternalError": 500,
+    "ErrorOperationThrottledWholePlatform": 503,
+    "ErrorOperationThrottledPerAccount": 429,
+    "ErrorOperationThrottledPerCall": 429,
 }
 
 # A signature's date may differ by this much (as on other clouds with this kind of signature).
@@ -44,7 +56,8 @@ FILTER_WILDCARD = "*"
 SNAPSHOT_QUEUE_SHARE = 0.1
 # A volume may be unlinked, and then deleted, while its snapshot is pending: the data that counts is
 # what was on it when CreateSnapshot was called. Writing to it before the snapshot is completed is a
-# defect of the caller. CreateVolume and CreateImage want the snapshot completed.
+# defect of the caller. CreateVolume and CreateImage want the snapshot completed. Since no document
+# says that unlinking and deleting are allowed, `Trouble` can have them refused: invalid-volume-state.
 
 # A link counts from LinkVolume on: the volume is in-use, its name taken, the link attaching. Only
 # an attached one can be unlinked. /dev/sdX and /dev/xvdX are one name.

@@ -33,6 +33,7 @@ from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.remains import Remains, register
 from packer_plugin_osc_chroot.localcloud.server import ApiServer
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker
+from packer_plugin_osc_chroot.localcloud.trouble import Trouble
 
 _T = TypeVar("_T")
 _HOST = "127.0.0.1"
@@ -41,7 +42,8 @@ _HOST = "127.0.0.1"
 class LocalCloud:
     """`source_omis` maps OMI ids to raw disk images; None makes a tiny one, `{}` has none.
 
-    Linking volumes needs root. `record` is a file that gets every call as a JSON line.
+    Linking volumes needs root. `record` is a file that gets every call as a JSON line. Raises
+    ValueError, once entered, for `trouble` with an action that the API does not have.
     """
 
     def __init__(
@@ -50,10 +52,12 @@ class LocalCloud:
         latency: str | Latency = "zero",
         source_omis: Mapping[str, Path] | None = None,
         record: Path | None = None,
+        trouble: Trouble | None = None,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
         self._source_omis = source_omis
         self._record_file = record
+        self._trouble = trouble or Trouble()
         self._account = state.Account(
             account_id=f"{secrets.randbelow(10**12):012}",
             alias="localcloud",
@@ -72,6 +76,7 @@ class LocalCloud:
                 stream = undo.enter_context(open(self._record_file, "w", encoding="utf-8"))
             self._record = Record(clock=lambda: state.iso(state.now()), stream=stream)
             self._document = load_document()
+            self._trouble.check_actions(self._document.actions)
             self._remains: Remains = register()
             undo.callback(self._remains.remove)
             self._disks = Disks(self._remains)
@@ -117,10 +122,15 @@ class LocalCloud:
 
     async def _open(self, sources: Mapping[str, Path]) -> None:
         self._region = Region(
-            account=self._account, disks=self._disks, latency=self._latency, record=self._record
+            account=self._account,
+            disks=self._disks,
+            latency=self._latency,
+            record=self._record,
+            trouble=self._trouble,
         )
         for image_id, file in sources.items():
             self._add_source(image_id, file)
+        self._region.start(self._region.history.keep())
         checker = SignatureChecker(
             {self._account.access_key: self._account.secret_key},
             region=self._region.name,

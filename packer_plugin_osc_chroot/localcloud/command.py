@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -32,7 +32,8 @@ Without --source-omi there is one tiny OMI, {TINY_IMAGE_ID}, that holds no progr
 installed).
 
 Ctrl-C goes to COMMAND as usual; the Region stays up until COMMAND has ended. SIGTERM and SIGHUP are
-passed on to COMMAND; a second one kills it.
+passed on to COMMAND; a second one kills it. Where what COMMAND left is still being undone when it
+has ended, that is waited for: any of these signals ends the waiting.
 
 Exit status: that of COMMAND (128 + N when signal N ended it); 1 when COMMAND succeeded but a
 defect was recorded (what harms data on a real Region: unlinking a mounted volume, say), or it made
@@ -164,7 +165,7 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     started = time.monotonic()
     with child.signals(), cloud:
         status = child.run(command, cloud.child_environment(os.environ))
-        _let_undoing_finish(cloud)
+        _let_undoing_finish(cloud, stop=child.asked_to_stop)
         _say(f"after {time.monotonic() - started:.1f} s and {len(cloud.record)} calls:")
         _report_resources(cloud)
         # Where COMMAND failed there is no OMI to be missed.
@@ -177,15 +178,16 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     return status
 
 
-def _let_undoing_finish(cloud: LocalCloud) -> None:
+def _let_undoing_finish(cloud: LocalCloud, *, stop: Callable[[], bool]) -> None:
     """A killed packer ends before the plugin has undone its build: the Region outlives it.
 
-    As long as something is left over and calls still come in, but not for ever.
+    As long as something is left over and calls still come in, but not for ever, and not against
+    the user's will.
     """
     begun = quiet_since = time.monotonic()
     calls = len(cloud.record)
     told = False
-    while cloud.leftovers():
+    while not stop() and cloud.leftovers():
         now = time.monotonic()
         if len(cloud.record) != calls:
             calls, quiet_since = len(cloud.record), now
@@ -231,8 +233,9 @@ class _Child:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._starting = False
-        self._early_signal = 0
+        self._early_signals: list[int] = []
         self._ended = False
+        self._asked_to_stop = False
         self._asked_to_end = False
 
     @contextmanager
@@ -249,16 +252,25 @@ class _Child:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ended:
-            return  # Tidying up is quick, and must not be left halfway.
+            # Ends the waiting for what COMMAND left. Tidying up is quick, and is not left halfway.
+            self._asked_to_stop = True
+            return
         if number == signal.SIGINT and (self._starting or self._process is not None):
             return  # From the terminal: COMMAND has got it too.
         if self._starting:
-            self._early_signal = number
+            self._early_signals.append(number)
             return
         if self._process is None:
             raise SystemExit(128 + number)
-        self._process.send_signal(signal.SIGKILL if self._asked_to_end else number)
+        self._pass_on(self._process, number)
+
+    def _pass_on(self, process: "subprocess.Popen[bytes]", number: int) -> None:
+        process.send_signal(signal.SIGKILL if self._asked_to_end else number)
         self._asked_to_end = True
+
+    def asked_to_stop(self) -> bool:
+        """Whether a signal came after COMMAND had ended."""
+        return self._asked_to_stop
 
     def run(self, command: list[str], environment: dict[str, str]) -> int:
         """Run COMMAND to its end: its exit status as a shell would have it."""
@@ -266,8 +278,8 @@ class _Child:
             self._starting = True
             self._process = subprocess.Popen(command, env=environment)
             self._starting = False
-            if self._early_signal:
-                self._process.send_signal(self._early_signal)
+            for number in self._early_signals:
+                self._pass_on(self._process, number)
             status = self._process.wait()
         except OSError as error:
             _say(f"{command[0]}: {error.strerror}")

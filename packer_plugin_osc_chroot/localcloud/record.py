@@ -14,7 +14,11 @@ from packer_plugin_osc_chroot.localcloud.openapi import Json
 
 @dataclass(frozen=True)
 class RecordedCall:
-    """One call. `account` is empty where no key was accepted; `duration` is in seconds."""
+    """One call. `account` is empty where no key was accepted; `duration` is in seconds.
+
+    Where trouble spoilt the answer, `answer` is what of it came through; `status` is 0 where the
+    connection was reset.
+    """
 
     time: str
     action: str

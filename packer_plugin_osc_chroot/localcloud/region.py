@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.disks import Attachment, Disks
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.files import GIB
+from packer_plugin_osc_chroot.localcloud.history import History, Resources
 from packer_plugin_osc_chroot.localcloud.latency import Latency
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.record import Record
@@ -26,6 +27,7 @@ from packer_plugin_osc_chroot.localcloud.state import (
     Volume,
     new_id,
 )
+from packer_plugin_osc_chroot.localcloud.trouble import Trouble
 from packer_plugin_osc_chroot.localcloud.watch import NodeWatch
 
 _P = ParamSpec("_P")
@@ -41,17 +43,30 @@ class Region:
     name = assumptions.REGION_NAME
     subregions = assumptions.SUBREGION_NAMES
 
-    def __init__(self, *, account: Account, disks: Disks, latency: Latency, record: Record) -> None:
+    def __init__(
+        self,
+        *,
+        account: Account,
+        disks: Disks,
+        latency: Latency,
+        record: Record,
+        trouble: Trouble,
+    ) -> None:
         self.accounts = {account.access_key: account}
         self.disks = disks
         self.latency = latency
         self.record = record
+        self.trouble = trouble
         self.volumes: dict[str, Volume] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self.images: dict[str, Image] = {}
         self.source_ids: set[str] = set()
         self.client_tokens: dict[tuple[str, str, str], tuple[Json, str]] = {}
         self.vm = self._start_vm(account)
+        live = Resources(
+            vm=self.vm, volumes=self.volumes, snapshots=self.snapshots, images=self.images
+        )
+        self.history = History(live, stale=trouble.stale_reads)
         self._tasks: set[asyncio.Task[None]] = set()
         self._copies: dict[str, list[asyncio.Future[None]]] = {}
         self._attachments: dict[str, Attachment] = {}
@@ -86,10 +101,6 @@ class Region:
         self.volumes[root.volume_id] = root
         self.root_volume_id = root.volume_id
         return vm
-
-    def linked_volumes(self) -> list[Volume]:
-        """The VM's volumes, its root volume first."""
-        return [volume for volume in self.volumes.values() if volume.link is not None]
 
     async def on_disk(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `work` in the thread pool."""
@@ -254,6 +265,13 @@ class Region:
         image.state = "available"
 
     # What a caller may see and use
+
+    def is_being_copied(self, volume: Volume) -> bool:
+        """Whether a snapshot of it is on its way."""
+        return any(
+            snapshot.volume_id == volume.volume_id and snapshot.state in ("in-queue", "pending")
+            for snapshot in self.snapshots.values()
+        )
 
     def volume(self, volume_id: str, account: Account) -> Volume:
         found = self.volumes.get(volume_id)

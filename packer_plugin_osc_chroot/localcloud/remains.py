@@ -13,7 +13,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +70,10 @@ class Remains:
     def remove(self) -> None:
         """Remove everything, and end the entry."""
         _remove(self.name, self.directory, self.runtime)
-        (self.runtime / "clouds" / self.name).unlink(missing_ok=True)
-        os.close(self.lock)
+        # Whoever starts meanwhile looks at every entry: none may go, or lose its lock, under it.
+        with _registry_lock(self.runtime):
+            (self.runtime / "clouds" / self.name).unlink(missing_ok=True)
+            os.close(self.lock)
 
 
 def register() -> Remains:
@@ -105,17 +107,23 @@ def _registry_lock(runtime: Path) -> Iterator[None]:
 
 def remove_dead(runtime: Path) -> None:
     """Remove what localclouds left that were killed. The registry must be locked."""
-    for entry in (runtime / "clouds").iterdir():
-        handle = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            continue
+    for entry in list((runtime / "clouds").iterdir()):
+        # One of another version of this program may not take the registry's lock to end.
+        with suppress(FileNotFoundError):
+            _remove_if_dead(entry, runtime)
+
+
+def _remove_if_dead(entry: Path, runtime: Path) -> None:
+    handle = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         directory = Path(entry.read_text().strip())
         if directory.name == f"osc-chroot-localcloud-{entry.name}":
             _remove(entry.name, directory, runtime)
         entry.unlink()
+    except BlockingIOError:
+        return
+    finally:
         os.close(handle)
 
 
@@ -125,11 +133,19 @@ def _remove(name: str, directory: Path, runtime: Path) -> None:
             unmount_tree(path)
         loops.detach(loop, file=loop.backing_file)
     for reservation in (runtime / "names").iterdir():
-        if reservation.is_symlink() and os.readlink(reservation) == name:
+        if _holder(reservation) == name:
             for node in nodes_of(reservation.name):
                 node.unlink(missing_ok=True)
             reservation.unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
+
+
+def _holder(reservation: Path) -> str:
+    """The localcloud that has the name; empty when it was given back meanwhile."""
+    try:
+        return os.readlink(reservation)
+    except FileNotFoundError:
+        return ""
 
 
 def nodes_of(device_name: str) -> list[Path]:

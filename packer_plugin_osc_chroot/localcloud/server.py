@@ -1,14 +1,18 @@
 """The Region over HTTP: the API below /api/v1, and the VM's metadata.
 
-Each call: its delay, the signature, the official document's check of the request, the action, the
-document's check of the answer, the record.
+Each call: its delay, the signature, the permission, the official document's check of the request,
+the action, the document's check of the answer, the record. Faults spoil what comes after the
+request's check.
 """
 
 import asyncio
 import json
+import socket
+import struct
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -27,6 +31,7 @@ from packer_plugin_osc_chroot.localcloud.record import Record, RecordedCall
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker, SignedRequest
 from packer_plugin_osc_chroot.localcloud.state import Account
+from packer_plugin_osc_chroot.localcloud.trouble import Fault, FaultCounter
 
 _Action = Callable[[Region, Account, Json], Awaitable[Json]]
 _PublicAction = Callable[[Region, None, Json], Awaitable[Json]]
@@ -66,6 +71,7 @@ class _Call:
     action: str
     account_id: str = ""
     parameters: Json = field(default_factory=dict)
+    spoilt: Fault | None = None
 
 
 class ApiServer:
@@ -78,6 +84,7 @@ class ApiServer:
         self._document = document
         self._checker = checker
         self._record = record
+        self._faults = FaultCounter(region.trouble.faults)
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=_MAX_BODY)
@@ -100,8 +107,11 @@ class ApiServer:
         await asyncio.sleep(self._region.latency.call)
         call = _Call(action)
         status, answer = await self._answer(call, request)
-        answer["ResponseContext"] = {"RequestId": state.new_request_id()}
-        status, answer = self._checked(action, status, answer)
+        if call.spoilt is not None:
+            status, answer = (200 if call.spoilt.kind == "garbage" else 0), {}
+        else:
+            answer["ResponseContext"] = {"RequestId": state.new_request_id()}
+            status, answer = self._checked(action, status, answer)
         self._record.add_call(
             RecordedCall(
                 time=started,
@@ -113,6 +123,8 @@ class ApiServer:
                 duration=round(time.monotonic() - began, 4),
             )
         )
+        if call.spoilt is not None:
+            return _spoil(request, call.spoilt)
         return web.json_response(answer, status=status)
 
     def _checked(self, action: str, status: int, answer: Json) -> tuple[int, Json]:
@@ -159,10 +171,25 @@ class ApiServer:
             account = self._account(request, body)
             call.account_id = account.account_id
         call.parameters = _parameters(body)
+        if action in self._region.trouble.forbidden:
+            raise ApiError("access-denied", f"This user has no permission for {action}.")
         for problem in self._document.check_request(action, call.parameters):
             raise error_of_problem(problem)
         if call.parameters.get("DryRun"):
             return {}
+        fault = self._faults.next_call(action)
+        if fault is None:
+            return await self._act(call, account)
+        if fault.after:
+            with suppress(ApiError):
+                await self._act(call, account)
+        if fault.error_name:
+            raise ApiError(fault.error_name, "Trouble on demand.")
+        call.spoilt = fault
+        return {}
+
+    async def _act(self, call: _Call, account: Account | None) -> Json:
+        action = call.action
         parameters = {key: value for key, value in call.parameters.items() if key != "DryRun"}
         if account is None and action in PUBLIC_ACTIONS:
             return await PUBLIC_ACTIONS[action](self._region, None, parameters)
@@ -178,6 +205,16 @@ class ApiServer:
             body=body,
         )
         return self._region.accounts[self._checker.check(signed)]
+
+
+def _spoil(request: web.Request, fault: Fault) -> web.Response:
+    """An answer that is none: the connection is reset, or the body is not the API's."""
+    if fault.kind == "reset" and request.transport is not None:
+        # Closing with no time to linger makes the kernel send a reset instead of an orderly end.
+        connection = request.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+    return web.Response(text="<html>Trouble on demand.</html>", content_type="text/html")
 
 
 def _parameters(body: bytes) -> Json:

@@ -54,9 +54,17 @@ def partition(value: str) -> str | None:
 
 
 def device(value: str) -> str | None:
-    if value.startswith("/dev/") and len(value) > len("/dev/") or UNKNOWN in value:
+    # LinkVolume, DeviceName.
+    if re.fullmatch(r"/dev/(sd|xvd)[b-z][a-z]?", value) or UNKNOWN in value:
         return None
-    return f'must be the path of a device such as /dev/xvdf, found "{value}"'
+    return f'must be /dev/xvdX or /dev/sdX, with X one or two letters from b on, found "{value}"'
+
+
+def options_to_mount(values: Sequence[str]) -> str | None:
+    for i, value in enumerate(values):
+        if not value.strip():
+            return f"must hold options for mount, found an empty string at [{i}]"
+    return None
 
 
 def absolute_path(value: str) -> str | None:

@@ -130,11 +130,13 @@ class Config:
         check=checks.partition,
     )
     mount_options: tuple[str, ...] = option(
-        "Options for mounting the root filesystem, each given to `mount` with `-o`.", default=()
+        "Options for mounting the root filesystem, each given to `mount` with `-o`.",
+        default=(),
+        check=checks.options_to_mount,
     )
     chroot_mounts: tuple[tuple[str, ...], ...] | None = option(
         "What to mount inside the chroot: lists of a filesystem type, a source and a mount point."
-        " The type `bind` binds a directory of this VM.",
+        " The type `bind` binds a directory of this VM. An empty list means the default.",
         default_text="`/proc`, `/sys`, `/dev` (bound), `/dev/pts`, `/proc/sys/fs/binfmt_misc`",
         check=checks.mount_triples,
     )

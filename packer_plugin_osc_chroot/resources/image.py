@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.client import Cloud, is_ambiguous
+from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
-from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
-from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
+from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.phases import Phases
-from packer_plugin_osc_chroot.resources.removal import Removal
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
 
 # OUTSCALE registers images under this root device name only.
@@ -116,7 +116,7 @@ def register_image(
 ) -> str:
     """CreateImage, with its undo registered; returns the id. There is no ClientToken for it."""
     ui.say(f'Registering OMI "{request.name}"...')
-    made: list[str] = []
+    attempt = Attempt()
 
     removal = Removal(
         kind="OMI",
@@ -128,19 +128,18 @@ def register_image(
         ),
         delete=lambda key, undo: delete_image(cloud, key, token=undo),
     )
-    phases.draft("OMI", lambda: removal.run("".join(made), ui=ui))
-    try:
+
+    def send() -> str:
         answer = cloud.change("CreateImage", token=token, **request.body(snapshot_id))
-        made.append(str(answer["Image"]["ImageId"]))
-    except CloudError as error:
-        if not is_ambiguous(error):
-            raise
-        found = _find_by_snapshot(cloud, request.name, account_id, snapshot_id, token=token)
-        if not found:
-            raise
-        made.append(found)
-    ui.message(f"OMI: {made[0]}")
-    return made[0]
+        return str(answer["Image"]["ImageId"])
+
+    def find() -> str | None:
+        return _find_by_snapshot(cloud, request.name, account_id, snapshot_id, token=token)
+
+    with phases.draft("OMI", lambda: removal.run(attempt, ui=ui)), attempt.sending():
+        attempt.resource_id = sent_once(send, find, token=token)
+    ui.message(f"OMI: {attempt.resource_id}")
+    return attempt.resource_id
 
 
 def wait_for_image(cloud: Cloud, image_id: str, *, token: CancelToken, ui: Ui) -> None:
@@ -172,8 +171,8 @@ def snapshots_of(image: Json) -> list[str]:
 
 def _find_by_snapshot(
     cloud: Cloud, name: str, account_id: str, snapshot_id: str, *, token: CancelToken
-) -> str:
+) -> str | None:
     for image in images_named(cloud, name, account_id, token=token):
         if snapshot_id in snapshots_of(image):
             return str(image["ImageId"])
-    return ""
+    return None

@@ -1,20 +1,21 @@
 """The volume's link to this VM: a free name picked under a lock shared by all builds here, the disk
 found, and everything unlinked again, but never from under a mount."""
 
+import dataclasses
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_ambiguous
-from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
+from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
-from packer_plugin_osc_chroot.host.disk import Disk, find_disk, free_names, mounts_of
-from packer_plugin_osc_chroot.phases import undo_token
+from packer_plugin_osc_chroot.host.disk import Disk, disks, find_disk, free_names, mounts_of
 from packer_plugin_osc_chroot.resources.volume import read_volume
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -25,6 +26,8 @@ _LOCK_DIRECTORIES = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))
 _LOCK_NAME = "packer-plugin-osc-chroot.lock"
 _LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
+# Seconds of waiting for the lock before the user is told.
+_TELL_AFTER = 10.0
 
 
 @contextmanager
@@ -43,10 +46,9 @@ def linked_volume(
     `device_path`, when set, is the only name tried. `size` in GiB.
     """
     ui.say("Linking the volume to this VM...")
-    api_name = ""
-    disk_path: Path | None = None
+    attempt = _Attempt()
     try:
-        api_name = _link(cloud, volume_id, vm_id=vm_id, device_path=device_path, token=token, ui=ui)
+        _link(cloud, volume_id, attempt, vm_id=vm_id, device_path=device_path, token=token, ui=ui)
         wait_for(
             f"link of volume {volume_id}",
             lambda: read_volume(cloud, volume_id, token=token),
@@ -58,47 +60,68 @@ def linked_volume(
             ui=ui,
         )
         disk = find_disk(
-            volume_id, api_name=api_name, device_path=device_path, size=size, token=token
+            volume_id,
+            api_name=attempt.name,
+            device_path=device_path,
+            size=size,
+            before=attempt.disks_before,
+            token=token,
         )
-        disk_path = disk.path
-        named = "" if str(disk.path) == api_name else f" (linked as {api_name})"
+        attempt.disk_path = disk.path
+        named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
         ui.message(f"Disk: {disk.path}{named}")
         yield disk
     finally:
         undo = undo_token()
         try:
-            _unlink(cloud, volume_id, vm_id=vm_id, disk_path=disk_path, token=undo, ui=ui)
+            _unlink(cloud, volume_id, attempt, vm_id=vm_id, token=undo, ui=ui)
         except BuildError as error:
             raise UndoError(
-                f"volume {volume_id} stays linked to {vm_id} as {api_name}: {error.message}",
+                f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
                 left=(f"link of volume {volume_id} to VM {vm_id}",),
                 hint=f"Unlink it: osc-cli api UnlinkVolume --VolumeId {volume_id}",
             ) from error
 
 
+@dataclasses.dataclass
+class _Attempt:
+    """What has been tried so far: the name last asked for, and whether a link may stand."""
+
+    name: str = ""
+    may_stand: bool = False
+    disks_before: frozenset[Path] = frozenset()
+    disk_path: Path | None = None
+
+
 def _link(
-    cloud: Cloud, volume_id: str, *, vm_id: str, device_path: str, token: CancelToken, ui: Ui
-) -> str:
-    """LinkVolume under a free name, until the API shows that name as taken. Returns the name."""
-    refused: set[str] = set()
+    cloud: Cloud,
+    volume_id: str,
+    attempt: _Attempt,
+    *,
+    vm_id: str,
+    device_path: str,
+    token: CancelToken,
+    ui: Ui,
+) -> None:
+    """LinkVolume under a free name, until the API shows that name as taken."""
+    refusals: dict[str, CloudError] = {}
     while True:
-        with _link_lock(token):
+        with _link_lock(token, ui=ui):
             taken = _mapped_names(cloud, vm_id, token=token)
-            name = _pick(taken, refused, device_path)
+            attempt.name = _pick(taken, refusals, device_path)
+            attempt.disks_before = frozenset(disks())
             try:
-                cloud.change(
-                    "LinkVolume", token=token, VolumeId=volume_id, VmId=vm_id, DeviceName=name
-                )
+                attempt.may_stand = True
+                _send_link(cloud, volume_id, attempt.name, vm_id=vm_id, token=token)
             except CloudError as error:
-                if is_ambiguous(error) and _is_linked(cloud, volume_id, vm_id, token=token):
-                    return name
-                if error.status != 409 or device_path:
+                attempt.may_stand = is_ambiguous(error)
+                if device_path or not _is_about_the_name(error):
                     raise
-                log.info("%s is taken, trying another name: %s", name, error)
-                refused.add(name)
+                log.info("%s cannot be had, trying another name: %s", attempt.name, error)
+                refusals[attempt.name] = error
                 continue
             wait_for(
-                f"link of volume {volume_id} as {name}",
+                f"link of volume {volume_id} as {attempt.name}",
                 lambda: read_volume(cloud, volume_id, token=token),
                 target=("attaching", "attached"),
                 state=lambda volume: _link_state(volume, vm_id),
@@ -106,13 +129,32 @@ def _link(
                 token=token,
                 ui=ui,
             )
-            return name
+            return
 
 
-def _pick(taken: Collection[str], refused: Collection[str], device_path: str) -> str:
+def _send_link(cloud: Cloud, volume_id: str, name: str, *, vm_id: str, token: CancelToken) -> None:
+    def send() -> bool:
+        cloud.change("LinkVolume", token=token, VolumeId=volume_id, VmId=vm_id, DeviceName=name)
+        return True
+
+    def find() -> bool | None:
+        return True if _is_linked(cloud, volume_id, vm_id, token=token) else None
+
+    sent_once(send, find, token=token)
+
+
+def _is_about_the_name(error: CloudError) -> bool:
+    """Device conflict, device in use, invalid device name (the SDK's table of the API's errors)."""
+    return bool({"9003", "9004", "4019"} & set(error.codes))
+
+
+def _pick(taken: Collection[str], refusals: Mapping[str, CloudError], device_path: str) -> str:
     if device_path:
         return device_path
-    name = next((name for name in free_names(taken) if name not in refused), None)
+    name = next((name for name in free_names(taken) if name not in refusals), None)
+    if name is None and refusals:
+        # Every name was refused: the API's words say more than ours.
+        raise list(refusals.values())[-1]
     if name is None:
         raise BuildError(
             "no device name is free on this VM (of /dev/xvdb to z, ba to bz)",
@@ -140,23 +182,27 @@ def _is_linked(cloud: Cloud, volume_id: str, vm_id: str, *, token: CancelToken) 
 
 
 def _unlink(
-    cloud: Cloud,
-    volume_id: str,
-    *,
-    vm_id: str,
-    disk_path: Path | None,
-    token: CancelToken,
-    ui: Ui,
+    cloud: Cloud, volume_id: str, attempt: _Attempt, *, vm_id: str, token: CancelToken, ui: Ui
 ) -> None:
-    if disk_path is not None and (mounted := mounts_of(disk_path)):
-        raise BuildError(f"{disk_path} is still mounted at {', '.join(mounted)}")
-    volume = read_volume(cloud, volume_id, token=token)
-    if volume is None or not volume.get("LinkedVolumes"):
+    """Always sent once a link may stand: a read that shows none may be an old one."""
+    if not attempt.may_stand:
         return
+    if attempt.disk_path is not None and (mounted := mounts_of(attempt.disk_path)):
+        raise BuildError(f"{attempt.disk_path} is still mounted at {', '.join(mounted)}")
     ui.say(f"Unlinking volume {volume_id}...")
+    gone_since: float | None = None
+
+    def is_done() -> bool:
+        nonlocal gone_since
+        if _is_linked(cloud, volume_id, vm_id, token=token):
+            gone_since = None
+            return False
+        gone_since = gone_since or time.monotonic()
+        return time.monotonic() - gone_since > SETTLE_SECONDS
+
     insist(
         lambda: cloud.change("UnlinkVolume", token=token, VolumeId=volume_id),
-        is_done=lambda: not _is_linked(cloud, volume_id, vm_id, token=token),
+        is_done=is_done,
         token=token,
     )
     wait_for(
@@ -172,27 +218,49 @@ def _unlink(
 
 
 @contextmanager
-def _link_lock(token: CancelToken) -> Iterator[None]:
+def _link_lock(token: CancelToken, *, ui: Ui) -> Iterator[None]:
     """Held by one build of this VM at a time, whichever user or process it belongs to."""
-    directory = next(path for path in _LOCK_DIRECTORIES if os.access(path, os.W_OK | os.X_OK))
-    path = directory / _LOCK_NAME
-    flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    path = _lock_directory() / _LOCK_NAME
     try:
-        lock = os.open(path, flags, 0o644)
-    except PermissionError:
-        # Another user's file in a sticky directory cannot be opened with O_CREAT (protected_regular).
-        lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        lock = _open_lock(path)
     except OSError as error:
         raise BuildError(
-            f"lock file {path}: {error.strerror}", hint="Remove it if it is not a plain file"
+            f"lock file {path}: {error.strerror}", hint="It must be a plain file: remove it"
         ) from error
+    begun = time.monotonic()
+    told = False
     try:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
+                if not told and time.monotonic() - begun > _TELL_AFTER:
+                    told = True
+                    ui.message(f"Waiting for other builds on this VM that are linking ({path})")
                 token.sleep(0.05)
         yield
     finally:
         os.close(lock)
+
+
+def _lock_directory() -> Path:
+    """The first that every user may write to: all of them must find the same."""
+    for path in _LOCK_DIRECTORIES:
+        with suppress(OSError):
+            if path.stat().st_mode & 0o1777 == 0o1777:
+                return path
+    return _LOCK_DIRECTORIES[-1]
+
+
+def _open_lock(path: Path) -> int:
+    """Readable for everybody, whatever the umask: a lock needs no more."""
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        lock = os.open(path, flags | os.O_CREAT, 0o644)
+    except PermissionError:
+        # In a sticky directory another user's file is not opened with O_CREAT (protected_regular).
+        return os.open(path, flags)
+    if os.fstat(lock).st_uid == os.geteuid():
+        os.fchmod(lock, 0o644)
+    return lock

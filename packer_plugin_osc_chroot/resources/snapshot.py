@@ -8,7 +8,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.phases import Phases
-from packer_plugin_osc_chroot.resources.removal import Removal
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
 
 _SNAPSHOT_SECONDS = 4 * 3600.0
@@ -20,7 +20,7 @@ def start_snapshot(
     """Ask for the snapshot and register its undo; returns its id."""
     ui.say(f"Creating a snapshot of volume {volume_id}...")
     client_token = str(uuid.uuid4())
-    made: list[str] = []
+    attempt = Attempt()
 
     removal = Removal(
         kind="snapshot",
@@ -30,18 +30,18 @@ def start_snapshot(
         find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
         delete=lambda key, undo: delete_snapshot(cloud, key, token=undo),
     )
-    # Before the call: an answer that gets lost must not leave a snapshot behind.
-    phases.draft("snapshot", lambda: removal.run("".join(made), ui=ui))
-    answer = cloud.change(
-        "CreateSnapshot",
-        token=token,
-        VolumeId=volume_id,
-        Description=description,
-        ClientToken=client_token,
-    )
-    made.append(str(answer["Snapshot"]["SnapshotId"]))
-    ui.message(f"Snapshot: {made[0]}")
-    return made[0]
+    # Registered before the call: an answer that gets lost must not leave a snapshot behind.
+    with phases.draft("snapshot", lambda: removal.run(attempt, ui=ui)), attempt.sending():
+        answer = cloud.change(
+            "CreateSnapshot",
+            token=token,
+            VolumeId=volume_id,
+            Description=description,
+            ClientToken=client_token,
+        )
+        attempt.resource_id = str(answer["Snapshot"]["SnapshotId"])
+    ui.message(f"Snapshot: {attempt.resource_id}")
+    return attempt.resource_id
 
 
 def wait_for_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken, ui: Ui) -> None:
@@ -78,6 +78,6 @@ def delete_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken) -> No
     )
 
 
-def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str:
+def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str | None:
     snapshot = cloud.one("ReadSnapshots", "Snapshots", token=token, ClientTokens=[client_token])
-    return str(snapshot["SnapshotId"]) if snapshot else ""
+    return str(snapshot["SnapshotId"]) if snapshot else None

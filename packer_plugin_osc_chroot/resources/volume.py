@@ -1,6 +1,7 @@
 """The volume that is built on: created, and deleted whatever state it is in."""
 
 import dataclasses
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,10 +11,14 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
-from packer_plugin_osc_chroot.resources.removal import Removal
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
 
 _CREATE_SECONDS = 900.0
+# A volume is deleted after its link has gone. Where one is shown for longer, it was not undone, and
+# no patience helps.
+_LINKED_SECONDS = 20.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +58,21 @@ def created_volume(
     """
     ui.say(f"Creating a volume ({request.describe()})...")
     client_token = str(uuid.uuid4())
-    volume_id = ""
+    attempt = Attempt()
+    removal = Removal(
+        kind="volume",
+        action="DeleteVolume",
+        parameter="VolumeId",
+        unnamed=f"with ClientToken {client_token}",
+        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        delete=lambda key, undo: delete_volume(cloud, key, token=undo),
+    )
     try:
-        answer = cloud.change(
-            "CreateVolume", token=token, ClientToken=client_token, **request.body()
-        )
-        volume_id = str(answer["Volume"]["VolumeId"])
+        with attempt.sending():
+            answer = cloud.change(
+                "CreateVolume", token=token, ClientToken=client_token, **request.body()
+            )
+        volume_id = attempt.resource_id = str(answer["Volume"]["VolumeId"])
         ui.message(f"Volume: {volume_id}")
         if request.tags:
             create_tags(cloud, [volume_id], request.tags, token=token)
@@ -73,14 +87,7 @@ def created_volume(
         )
         yield volume_id
     finally:
-        Removal(
-            kind="volume",
-            action="DeleteVolume",
-            parameter="VolumeId",
-            unnamed=f"with ClientToken {client_token}",
-            find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
-            delete=lambda key, undo: delete_volume(cloud, key, token=undo),
-        ).run(volume_id, ui=ui)
+        removal.run(attempt, ui=ui)
 
 
 def read_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> Mapping[str, Any] | None:
@@ -91,9 +98,16 @@ def read_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> Mapping[
 def delete_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> None:
     """Delete it as soon as the API lets us: not while it is being created, linked or snapshotted."""
 
+    begun = time.monotonic()
+
     def is_done() -> bool:
         volume = read_volume(cloud, volume_id, token=token)
-        return volume is None or volume.get("State") == "deleting"
+        if volume is None or volume.get("State") == "deleting":
+            return True
+        links = [link for link in volume.get("LinkedVolumes") or () if _is_firm(link)]
+        if links and time.monotonic() - begun > _LINKED_SECONDS:
+            raise BuildError(f"it is still linked to {links[0].get('VmId')}")
+        return False
 
     insist(
         lambda: cloud.change("DeleteVolume", token=token, VolumeId=volume_id),
@@ -102,6 +116,10 @@ def delete_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> None:
     )
 
 
-def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str:
+def _is_firm(link: Mapping[str, Any]) -> bool:
+    return link.get("State") == "attached"
+
+
+def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str | None:
     volume = cloud.one("ReadVolumes", "Volumes", token=token, ClientTokens=[client_token])
-    return str(volume["VolumeId"]) if volume else ""
+    return str(volume["VolumeId"]) if volume else None

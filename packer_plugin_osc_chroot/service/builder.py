@@ -12,6 +12,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME
 from packer_plugin_osc_chroot.options.prepare import GENERATED_VARS, prepare
 from packer_plugin_osc_chroot.redaction import RedactingUi
 from packer_plugin_osc_chroot.service.registry import (
@@ -36,6 +37,13 @@ class BuilderService(rpc.BuilderServicer):
         self, request: pb.PrepareRequest, context: grpc.ServicerContext
     ) -> pb.PrepareResponse:
         registry = self._registry
+        component = (request.component.kind, request.component.name)
+        if component != (COMPONENT_KIND, COMPONENT_NAME):
+            context.abort(
+                grpc.StatusCode.NOT_FOUND,
+                f"there is no {component[0]} {component[1]}: the shim and the service are of"
+                " different versions",
+            )
         raw_configs = [json.loads(raw) for raw in request.raw_configs]
         prepared = prepare(raw_configs, started_at=registry.started_at, environ=registry.environ)
         registry.redact.add(prepared.secrets)
@@ -82,10 +90,15 @@ class BuilderService(rpc.BuilderServicer):
                         registry.communicators.pop(key, None)
                     # Packer may run the same builder again; a cancel belongs to one Run.
                     builder.token = CancelToken()
-                    registry.threads.discard(threading.current_thread())
                 stream.finish()
+                with registry.lock:
+                    registry.threads.discard(threading.current_thread())
 
-        context.add_callback(lambda: token.cancel("the connection to Packer is gone"))
+        def gone() -> None:
+            token.cancel("the connection to Packer is gone", abandoned=True)
+
+        if not context.add_callback(gone):
+            gone()
         threading.Thread(
             target=stream.take_answers, args=(request_iterator,), daemon=True, name="answers"
         ).start()

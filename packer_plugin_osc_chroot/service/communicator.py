@@ -142,7 +142,9 @@ class CommunicatorService(rpc.CommunicatorServicer):
 def _call_token(opened: OpenCommunicator, context: grpc.ServicerContext) -> Iterator[CancelToken]:
     """A token that ends with the build's, and with the call."""
     token = CancelToken()
-    context.add_callback(token.cancel)
+    if not context.add_callback(token.cancel):
+        # The call has ended already.
+        token.cancel()
     with opened.token.on_cancel(token.cancel):
         yield token
 

@@ -47,7 +47,8 @@ class Registry:
         with self.lock:
             builders = list(self.builders.values())
         for builder in builders:
-            builder.token.cancel(reason)
+            # Nobody is left to clean up what -on-error would keep.
+            builder.token.cancel(reason, abandoned=True)
 
     def join(self) -> None:
         """Wait until every build has kept or undone what it made."""

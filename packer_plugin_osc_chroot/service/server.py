@@ -9,11 +9,13 @@ like the end of the lifeline.
 import hmac
 import logging
 import os
+import select
 import shutil
 import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,6 +30,8 @@ from packer_plugin_osc_chroot.service.registry import Registry
 
 log = logging.getLogger(__name__)
 
+_GONE = "Packer is gone"
+_TERMINATED = "the plugin was asked to end (SIGTERM)"
 # A stream holds its thread for as long as it is open: one Run, and the calls of its provisioners.
 _THREADS = 64
 _OPTIONS = (
@@ -37,36 +41,25 @@ _OPTIONS = (
 )
 
 
-class _Terminated(BaseException):
-    """SIGTERM arrived."""
-
-
 def serve(socket: Path) -> NoReturn:
     """Serve until the lifeline ends, then end the process. The socket's directory is ours."""
     redact = Redactor()
     _log_to_stderr(redact)
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _terminate)
+    terminated = _catch_signals()
     registry = Registry(environ=dict(os.environ), redact=redact)
     status = 1
     try:
-        try:
-            token = _read_line(0)
+        token, reason = _read_token(terminated)
+        if not reason:
             server = _start(socket, token, registry)
             # The shim waits for this line before it connects.
             os.write(1, b"ready\n")
-            while os.read(0, 4096):
-                pass
-            reason = "Packer is gone"
-        except _Terminated:
-            reason = "the plugin was asked to end (SIGTERM)"
-        # From here on nothing may interrupt the undoing.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        log.info("ending: %s", reason)
-        registry.cancel_all(reason)
-        registry.join()
-        server.stop(grace=0.5)
+            reason = _wait_for_end(terminated)
+            log.info("ending: %s", reason)
+            registry.cancel_all(reason)
+            registry.join()
+            # Long enough for the last messages and statuses to be on their way.
+            server.stop(grace=2.0).wait()
         status = 0
     except Exception:
         log.exception("the service failed")
@@ -116,18 +109,47 @@ class _TokenCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return self._refusal
 
 
-def _read_line(descriptor: int) -> str:
-    """The token. Byte by byte, so that nothing of what follows is taken."""
+def _catch_signals() -> int:
+    """Ignore what terminals send; SIGTERM makes the descriptor that is returned readable.
+
+    Nothing is raised from the handler: there is no moment at which undoing may be interrupted.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+
+    def note(number: int, frame: object) -> None:
+        with suppress(BlockingIOError):
+            os.write(writer, b"x")
+
+    signal.signal(signal.SIGTERM, note)
+    return reader
+
+
+def _read_token(terminated: int) -> tuple[str, str]:
+    """The token, or why there is none. Byte by byte, so that nothing of what follows is taken."""
     line = bytearray()
-    while (byte := os.read(descriptor, 1)) not in (b"", b"\n"):
+    while True:
+        ready, _, _ = select.select([0, terminated], [], [])
+        if terminated in ready:
+            return "", _TERMINATED
+        byte = os.read(0, 1)
+        if not byte:
+            return "", _GONE
+        if byte == b"\n":
+            return line.decode("ascii"), ""
         line += byte
-    if not line:
-        raise _Terminated
-    return line.decode("ascii")
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+def _wait_for_end(terminated: int) -> str:
+    """Until the lifeline ends or SIGTERM arrives; which of them."""
+    while True:
+        ready, _, _ = select.select([0, terminated], [], [])
+        if terminated in ready:
+            return _TERMINATED
+        if not os.read(0, 4096):
+            return _GONE
 
 
 def _log_to_stderr(redact: Redactor) -> None:

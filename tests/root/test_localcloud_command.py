@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -225,6 +226,40 @@ def test_second_signal_kills_the_command() -> None:
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=10)
     assert process.returncode == 128 + signal.SIGKILL
+
+
+# COMMAND ends; what it left goes on calling the Region, as a killed packer's plugin does.
+LEAVER = """
+import os, sys, time
+from osc_sdk_python.call import Call
+
+call = Call(max_retries=0)
+(vm,) = call.api("ReadVms")["Vms"]
+place = vm["Placement"]["SubregionName"]
+call.api("CreateVolume", SubregionName=place, Size=1)
+if os.fork():
+    os._exit(3)
+for handle in (1, 2):
+    os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
+while True:
+    call.api("ReadVolumes")  # Fails once the Region is gone, which ends this.
+    time.sleep(0.2)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_waiting_but_not_the_tidying(number: signal.Signals) -> None:
+    process = start("run", "--", sys.executable, "-c", LEAVER)
+    assert process.stderr is not None
+    assert "waiting for what it left" in process.stderr.readline()
+    (directory,) = Path(tempfile.gettempdir()).glob("osc-chroot-localcloud-*")
+    asked = time.monotonic()
+    os.kill(process.pid, number)
+    _, errors = process.communicate(timeout=10)
+    assert time.monotonic() - asked < 3
+    assert process.returncode == 3
+    assert "left over: volume" in errors
+    assert not directory.exists()
 
 
 def test_next_start_removes_what_a_kill_left(tmp_path: Path) -> None:

@@ -180,8 +180,24 @@ def test_a_cancel_ends_a_read_that_hangs() -> None:
 
 def test_nobody_there() -> None:
     with pytest.raises(CloudError, match="no answer from http://127.0.0.1:1/api/v1 .*refused"):
-        client_at = connect("http://127.0.0.1:1")
-        client_at.read("ReadVms", token=CancelToken())
+        connect("http://127.0.0.1:1").read("ReadVms", token=CancelToken())
+
+
+def test_throttling_of_the_very_first_call_is_no_dead_endpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_FIRST_RETRY_SECONDS", 0.0)
+    with serving(refusal(429, code="24"), good(Vms=[])) as server:
+        assert connect(server.url).read("ReadVms", token=CancelToken()) == {"Vms": []}
+
+
+def test_a_trial_is_sent_once() -> None:
+    with serving(refusal(429, code="24"), good()) as server:
+        with pytest.raises(CloudError):
+            connect(server.url).trial("CreateVolume", token=CancelToken(), Size=1)
+        assert [(action, body) for action, body, _ in server.asked] == [
+            ("CreateVolume", {"Size": 1, "DryRun": True})
+        ]
 
 
 def test_tls_is_verified_unless_told_otherwise(tmp_path: Path) -> None:

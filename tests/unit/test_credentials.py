@@ -39,6 +39,15 @@ def test_china_has_another_domain() -> None:
     assert endpoint_url("", "cn-southeast-1").startswith("https://api.cn-southeast-1.outscale.hk/")
 
 
+def test_a_pair_is_not_made_of_halves(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"default": {"access_key": "file", "secret_key": "file"}}))
+    environ = {"OSC_CONFIG_FILE": str(file)}
+    assert find_credentials(Config(), environ).access_key == "file"
+    with pytest.raises(BuildError, match="secret_key is set nowhere"):
+        find_credentials(Config(access_key="template"), environ)
+
+
 def test_the_order(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     profile = {"access_key": "file", "secret_key": "file", "region": "file", "unknown": 1}

@@ -6,13 +6,21 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import Cancelled, CommandError
-from packer_plugin_osc_chroot.host.commands import Host, Lines
+from packer_plugin_osc_chroot.host.commands import (
+    PROGRAMS,
+    Host,
+    Lines,
+    find_program,
+    package_of,
+)
+from packer_plugin_osc_chroot.host.process import run_process
 from packer_plugin_osc_chroot.host.procfs import pids
 
 NASTY = 'it\'s "$HOME" `id` \\ $(date)\nsecond line é €'
@@ -46,6 +54,32 @@ def test_shell_text_of_the_user_goes_through_the_wrapper_as_it_is() -> None:
 def test_input() -> None:
     done = Host().run(["cat"], input=b"x" * 300_000, token=token())
     assert len(done.output) == 300_000
+
+
+def test_input_that_fails_is_an_end_of_input(capfd: pytest.CaptureFixture[str]) -> None:
+    """As that of a gRPC stream which was cancelled."""
+    failed: list[object] = []
+    out = bytearray()
+
+    def chunks() -> Iterator[bytes]:
+        yield b"before"
+        raise RuntimeError("the stream was cancelled")
+
+    hook, threading.excepthook = threading.excepthook, failed.append
+    try:
+        code = run_process(
+            ["cat"],
+            env={"PATH": os.environ["PATH"]},
+            token=token(),
+            stdin=chunks(),
+            on_stdout=out.extend,
+            on_stderr=out.extend,
+            kill=Host().kill,
+        )
+    finally:
+        threading.excepthook = hook
+    assert (code, out, failed) == (0, b"before", [])
+    assert capfd.readouterr().err == ""
 
 
 def test_stdin_is_closed() -> None:
@@ -178,3 +212,17 @@ def test_lines_are_decoded_across_reads_and_bounded() -> None:
     assert lines[:3] == ["é", "20%", "\ufffd"]
     assert "".join(lines[3:]) == "x" * 20_000
     assert max(map(len, lines)) <= 8192
+
+
+def test_programs_of_a_build_are_found_and_have_a_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for program in PROGRAMS:
+        assert package_of(program)
+        assert find_program(program)
+    own = tmp_path / "mount"
+    own.touch(mode=0o755)
+    assert find_program("mount") == str(own)
+    assert find_program("no-such-command-here") is None
+    assert package_of("no-such-command-here") == ""

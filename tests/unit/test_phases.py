@@ -44,7 +44,8 @@ def test_success_leaves_in_reverse_and_keeps_drafts() -> None:
     with phases() as runner:
         runner.enter("a", made.thing("a"))
         runner.enter("b", made.thing("b"))
-        runner.draft("image", lambda: made.events.append("image gone"))
+        with runner.draft("image", lambda: made.events.append("image gone")):
+            pass
         runner.keep()
     assert made.events == ["+a", "+b", "-b", "-a"]
 
@@ -53,7 +54,8 @@ def test_failure_undoes_drafts_too() -> None:
     made = Recorder()
     with pytest.raises(BuildError, match="no"), phases() as runner:
         runner.enter("a", made.thing("a"))
-        runner.draft("image", lambda: made.events.append("image gone"))
+        with runner.draft("image", lambda: made.events.append("image gone")):
+            pass
         runner.do("fail", _fail)
     assert made.events == ["+a", "image gone", "-a"]
 
@@ -64,7 +66,8 @@ def test_leave_stops_at_its_level_and_spares_drafts() -> None:
         runner.enter("volume", made.thing("volume"))
         level = runner.level()
         runner.enter("mount", made.thing("mount"))
-        runner.draft("snapshot", lambda: made.events.append("snapshot gone"))
+        with runner.draft("snapshot", lambda: made.events.append("snapshot gone")):
+            pass
         runner.leave("unmount", since=level)
         assert made.events == ["+volume", "+mount", "-mount"]
         runner.leave_beside("delete", since=0)
@@ -91,12 +94,79 @@ def test_a_failed_undo_alone_is_the_error() -> None:
         runner.enter("b", made.thing("b", undo_fails=True))
 
 
-def test_an_error_beside_comes_out_of_join() -> None:
-    made = Recorder()
-    with pytest.raises(UndoError), phases() as runner:
-        runner.enter("b", made.thing("b", undo_fails=True))
+def test_a_draft_that_fails_to_be_made_is_undone_at_once_and_can_be_made_again() -> None:
+    ui = RecordingUi(answers=["r"])
+    events: list[str] = []
+
+    def make(runner: Phases) -> None:
+        with runner.draft("snapshot", lambda: events.append("gone")):
+            events.append("asked for")
+            if len(events) == 1:
+                raise BuildError("no answer")
+
+    with phases(ui, on_error="ask") as runner:
+        runner.do("snapshot", lambda: make(runner))
+        assert events == ["asked for", "gone", "asked for"]
+        runner.keep()
+    assert events == ["asked for", "gone", "asked for"]
+
+
+def test_what_cannot_be_undone_after_the_commit_is_said_and_fails_nothing() -> None:
+    made, ui = Recorder(), RecordingUi()
+    with phases(ui) as runner:
+        runner.enter("volume", made.thing("volume", undo_fails=True))
         runner.leave_beside("leave", since=0)
+        with runner.draft("image", lambda: made.events.append("image gone")):
+            pass
+        runner.keep()
         runner.join()
+    assert "image gone" not in made.events
+    assert "left: volume" in ui.text
+
+
+def test_what_cannot_be_undone_beside_is_noted_on_the_error() -> None:
+    made = Recorder()
+    with pytest.raises(BuildError, match="^no") as caught, phases() as runner:
+        runner.enter("volume", made.thing("volume", undo_fails=True))
+        runner.leave_beside("leave", since=0)
+        runner.do("fail", _fail)
+    assert caught.value.__notes__ == ["volume is left behind"]
+
+
+def test_beside_is_in_order() -> None:
+    made = Recorder()
+    with phases() as runner:
+        runner.enter("volume", made.thing("volume"))
+        created = runner.level()
+        runner.enter("link", made.thing("link"))
+        runner.leave_beside("unlink", since=created)
+        runner.leave_beside("delete", since=0)
+        runner.join()
+    assert made.events == ["+volume", "+link", "-link", "-volume"]
+
+
+def test_drafts_are_undone_before_what_runs_beside_is_waited_for() -> None:
+    """A volume may not be deleted as long as its snapshot is pending."""
+    snapshot_gone = threading.Event()
+    order: list[str] = []
+
+    @contextmanager
+    def volume() -> Iterator[None]:
+        yield
+        assert snapshot_gone.wait(5)
+        order.append("volume gone")
+
+    def undo_snapshot() -> None:
+        order.append("snapshot gone")
+        snapshot_gone.set()
+
+    with pytest.raises(BuildError), phases() as runner:
+        runner.enter("volume", volume)
+        with runner.draft("snapshot", undo_snapshot):
+            pass
+        runner.leave_beside("delete", since=0)
+        runner.do("fail", _fail)
+    assert order == ["snapshot gone", "volume gone"]
 
 
 def test_what_runs_beside_is_waited_for_when_the_build_fails() -> None:
@@ -136,6 +206,36 @@ def test_abort_keeps_everything_and_lists_it(on_error: str) -> None:
     del runner
     gc.collect()
     assert made.events == ["+volume"], "a dropped generator must not undo what was kept"
+
+
+def test_abort_applies_to_an_error_between_phases() -> None:
+    made = Recorder()
+    with pytest.raises(BuildError), phases(on_error="abort") as runner:
+        runner.enter("volume", made.thing("volume"))
+        _fail()
+    assert made.events == ["+volume"]
+
+
+def test_abort_cleans_up_when_packer_is_gone() -> None:
+    made, token = Recorder(), CancelToken()
+    runner = Phases(ui=RecordingUi(), token=token, on_error="abort")
+    with pytest.raises(Cancelled), runner:
+        runner.enter("volume", made.thing("volume"))
+        token.cancel("Packer is gone", abandoned=True)
+        runner.do("never", lambda: None)
+    assert made.events == ["+volume", "-volume"]
+
+
+def test_ask_without_a_terminal_cleans_up_and_keeps_the_cause() -> None:
+    class Deaf(RecordingUi):
+        def ask(self, query: str) -> str:
+            raise BuildError("no answer from the user: no available tty")
+
+    made = Recorder()
+    with pytest.raises(BuildError, match="^no$"), phases(Deaf(), on_error="ask") as runner:
+        runner.enter("volume", made.thing("volume"))
+        runner.do("fail", _fail)
+    assert made.events == ["+volume", "-volume"]
 
 
 def test_ask_retries_the_failed_phase() -> None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
+from packer_plugin_osc_chroot.cloud import wait as waiting
+from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
 from packer_plugin_osc_chroot.ui import RecordingUi
 
@@ -101,6 +102,62 @@ def test_insist_takes_a_missing_resource_for_done() -> None:
         raise CloudError("gone", action="DeleteX", status=400, types=("InvalidResource",))
 
     insist(send, is_done=lambda: False, token=CancelToken())
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SETTLE_SECONDS", 0.3)
+    monkeypatch.setattr(waiting, "_LOOK_EVERY", 0.05)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_a_call_that_was_done_without_an_answer_is_found_and_not_sent_again() -> None:
+    sent: list[str] = []
+    looks = iter([None, None, "ami-1"])
+
+    def send() -> str:
+        sent.append("x")
+        raise _refusal(503)
+
+    assert sent_once(send, lambda: next(looks), token=CancelToken()) == "ami-1"
+    assert len(sent) == 1
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_a_call_that_was_not_done_is_sent_again() -> None:
+    answers: list[CloudError | str] = [_refusal(503), _refusal(0), "ami-1"]
+
+    def send() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, CloudError):
+            raise answer
+        return answer
+
+    assert sent_once(send, lambda: None, token=CancelToken()) == "ami-1"
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_a_conflict_after_a_lost_answer_means_that_it_was_done() -> None:
+    answers = [_refusal(503), _refusal(409)]
+
+    def find() -> str | None:
+        return None if answers else "ami-1"
+
+    def send() -> str:
+        raise answers.pop(0)
+
+    assert sent_once(send, find, token=CancelToken()) == "ami-1"
+
+
+def test_a_clear_refusal_is_neither_looked_after_nor_repeated() -> None:
+    def send() -> str:
+        raise _refusal(409)
+
+    def find() -> str | None:
+        raise AssertionError("not to be called")
+
+    with pytest.raises(CloudError, match="refused"):
+        sent_once(send, find, token=CancelToken())
 
 
 def test_cancel() -> None:

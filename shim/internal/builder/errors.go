@@ -36,14 +36,13 @@ func explain(err error, service Service) *failure {
 	state := status.Convert(err)
 	message := firstLine(state.Message())
 	switch state.Code() {
-	case codes.Unavailable, codes.Canceled, codes.Unknown, codes.Internal:
-		// Such a status also comes from a connection that broke.
-		if died := death(service, state.Code()); died != nil {
+	case codes.Unavailable:
+		// From a connection that broke, or a server that ends amid a call; the service itself never says
+		// so. Any other status is its word and stands, even where it is gone by the time we read it.
+		if died := death(service); died != nil {
 			log.Printf("[ERROR] %s", err)
 			return died
 		}
-	}
-	switch state.Code() {
 	case codes.Unknown, codes.Internal:
 		// The service maps what it foresees; these are its defects.
 		return &failure{message: "the plugin has a defect: " + message + " (PACKER_LOG=1 shows more)"}
@@ -59,19 +58,11 @@ func explain(err error, service Service) *failure {
 }
 
 // death says that the service is gone, where it is.
-func death(service Service, code codes.Code) *failure {
-	wait := deathNotice
-	if code != codes.Unavailable {
-		wait = 0
-	}
+func death(service Service) *failure {
 	select {
 	case <-service.Ended():
-	default:
-		select {
-		case <-service.Ended():
-		case <-time.After(wait):
-			return nil
-		}
+	case <-time.After(deathNotice):
+		return nil
 	}
 	how, lastWords := service.Exit()
 	return &failure{

@@ -158,7 +158,11 @@ func TestRunErrors(t *testing.T) {
 		"the plugin's service gave no reason: Aborted": status.Error(codes.Aborted, ""),
 	} {
 		fake := newFakePython(t)
-		fake.run = func(runStream) error { return err }
+		fake.run = func(runStream) error {
+			// What the stream said last holds, also where the service is gone when it is read.
+			close(fake.ended)
+			return err
+		}
 		artifact, got := start(t, fake, context.Background(), newRecorder(), nil)
 		if artifact != nil || got == nil || !strings.Contains(got.Error(), want) || strings.Contains(got.Error(), "\n") {
 			t.Errorf("got %v, want %q", got, want)

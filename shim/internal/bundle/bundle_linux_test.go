@@ -212,8 +212,51 @@ func TestPlantedDirectories(t *testing.T) {
 	if err := os.Chown(home, nobody, nobody); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ensureIn(filepath.Join(home, "cache"), testHash, content); err == nil || !strings.Contains(err.Error(), "another user") {
-		t.Errorf("%v", err)
+	for _, base := range []string{filepath.Join(home, "cache"), filepath.Join(home, ".cache", "deep", "cache")} {
+		want := home + " belongs to another user"
+		if _, err := ensureIn(base, testHash, content); err == nil || err.Error() != want {
+			t.Errorf("%v", err)
+		}
+		if made, err := os.ReadDir(home); err != nil || len(made) > 0 {
+			t.Errorf("littered: %v %v", made, err)
+		}
+	}
+}
+
+func TestUnusedVersionsAreRemoved(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "cache")
+	content := mustPack(t, 0)
+	long := time.Now().Add(-unusedFor - time.Hour)
+	for _, version := range []string{"unused", "used", "recent"} {
+		directory, err := ensureIn(base, version, content)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if version == "recent" {
+			continue
+		}
+		if err := os.Chtimes(directory, long, long); err != nil {
+			t.Fatal(err)
+		}
+		if version == "used" {
+			if _, err := ensureIn(base, version, nil); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := ensureIn(base, testHash, content); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(base)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var left []string
+	for _, entry := range entries {
+		left = append(left, entry.Name())
+	}
+	if got := strings.Join(left, " "); got != testHash+" lock recent used" {
+		t.Error(got)
 	}
 }
 

@@ -13,7 +13,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-const cacheName = "packer-plugin-osc-chroot"
+const (
+	cacheName = "packer-plugin-osc-chroot"
+	// After this long without a use an unpacked version is removed by the next one that is unpacked.
+	unusedFor = 30 * 24 * time.Hour
+)
 
 // Ensure gives the path of the service's executable, unpacked and checked.
 func Ensure() (string, error) {
@@ -61,15 +65,8 @@ func oneLine(problems []error) error {
 // ensureIn gives the directory in base that holds the unpacked archive. One lock per base serialises
 // whoever has to write; a directory that passes the check is used without it.
 func ensureIn(base, hash string, archive []byte) (string, error) {
-	if err := os.MkdirAll(filepath.Dir(base), 0o700); err != nil {
+	if err := makeParent(filepath.Dir(base)); err != nil {
 		return "", err
-	}
-	// Under `sudo -E` this may be a user's home directory: neither to be trusted by root nor to be
-	// littered with root's files.
-	if info, err := os.Stat(filepath.Dir(base)); err != nil {
-		return "", err
-	} else if !trusted(info) {
-		return "", fmt.Errorf("%s belongs to another user", filepath.Dir(base))
 	}
 	if err := os.Mkdir(base, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return "", err
@@ -79,6 +76,7 @@ func ensureIn(base, hash string, archive []byte) (string, error) {
 	}
 	directory := filepath.Join(base, hash)
 	if check(directory) == nil {
+		markUsed(directory)
 		return directory, nil
 	}
 	unlock, err := lock(filepath.Join(base, "lock"))
@@ -96,6 +94,7 @@ func ensureIn(base, hash string, archive []byte) (string, error) {
 	}
 	broken := check(directory)
 	if broken == nil {
+		markUsed(directory)
 		return directory, nil
 	}
 	began := time.Now()
@@ -123,9 +122,62 @@ func ensureIn(base, hash string, archive []byte) (string, error) {
 	if err := os.Rename(fresh, directory); err != nil {
 		return "", err
 	}
+	markUsed(directory)
+	discardUnused(base, temporary)
 	log.Printf("[DEBUG] the service was unpacked to %s in %s", directory,
 		time.Since(began).Round(time.Millisecond))
 	return directory, nil
+}
+
+// makeParent makes a directory where it is missing. Under `sudo -E` this may be a user's home directory:
+// neither to be trusted by root nor to be littered with root's files, hence the look at what exists
+// before anything is made in it.
+func makeParent(directory string) error {
+	info, err := os.Stat(directory)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := makeParent(filepath.Dir(directory)); err != nil {
+			return err
+		}
+		if err := os.Mkdir(directory, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+			return err
+		}
+		info, err = os.Stat(directory)
+	}
+	if err != nil {
+		return err
+	}
+	if !trusted(info) {
+		return fmt.Errorf("%s belongs to another user", directory)
+	}
+	return nil
+}
+
+// markUsed sets the time that discardUnused goes by. In a cache that cannot be written nothing is
+// discarded either.
+func markUsed(directory string) {
+	now := time.Now()
+	if err := os.Chtimes(directory, now, now); err != nil {
+		log.Printf("[DEBUG] the use of %s is not recorded: %s", directory, err)
+	}
+}
+
+// discardUnused moves the other versions that nobody has used for long into a directory that is about
+// to be removed. A failure costs disk space only.
+func discardUnused(base, bin string) {
+	others, err := os.ReadDir(base)
+	if err != nil {
+		return
+	}
+	for _, other := range others {
+		info, err := other.Info()
+		if err != nil || !info.IsDir() || time.Since(info.ModTime()) < unusedFor {
+			continue
+		}
+		if os.Rename(filepath.Join(base, other.Name()), filepath.Join(bin, other.Name())) == nil {
+			log.Printf("[DEBUG] %s of %s is removed: unused since %s", other.Name(), base,
+				info.ModTime().Format(time.DateOnly))
+		}
+	}
 }
 
 // lock takes a lock that the kernel releases when this process ends, however it does.

@@ -776,7 +776,7 @@ type Provision struct {
 	// "packer_provision" or "packer_cleanup_provision".
 	Hook           string `protobuf:"bytes,2,opt,name=hook,proto3" json:"hook,omitempty"`
 	CommunicatorId string `protobuf:"bytes,3,opt,name=communicator_id,json=communicatorId,proto3" json:"communicator_id,omitempty"`
-	// The hook's data: what provisioners see as `build.NAME`. Strings only (see FACTS in docs).
+	// The hook's data: what provisioners see as `build.NAME`. Strings only: a list or map here breaks HCL2 builds.
 	Data          map[string]string `protobuf:"bytes,4,rep,name=data,proto3" json:"data,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

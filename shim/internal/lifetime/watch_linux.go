@@ -8,9 +8,13 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// pollPause is between two looks where the kernel does not tell.
+const pollPause = 250 * time.Millisecond
 
 // WatchParent calls gone, once, when the process that started this one ends, or when that one's own
 // parent does and both run the same executable (packer and its wrapper). It returns at once.
@@ -23,10 +27,7 @@ func WatchParent(gone func()) {
 		})
 	}
 	parent := os.Getppid()
-	if err := watch(parent, func() int { return os.Getppid() }, func() { end("Packer") }); err != nil {
-		log.Printf("[WARN] Packer's end cannot be watched: %s", err)
-		return
-	}
+	watch(parent, os.Getppid, func() { end("Packer") })
 	grandparent, err := parentOf(parent)
 	if err != nil || grandparent <= 0 || !sameExecutable(parent, grandparent) {
 		return
@@ -34,30 +35,32 @@ func WatchParent(gone func()) {
 	current := func() int {
 		pid, err := parentOf(parent)
 		if err != nil {
-			return 0
+			// Either the parent is gone, which has a watch of its own, or this is no news of anybody.
+			return grandparent
 		}
 		return pid
 	}
-	if err := watch(grandparent, current, func() { end("Packer's wrapper") }); err != nil {
-		log.Printf("[WARN] the end of Packer's wrapper cannot be watched: %s", err)
-	}
+	watch(grandparent, current, func() { end("Packer's wrapper") })
 }
 
 // watch calls ended when the process ends. A pid is only a number: current tells, once the process is
 // held by its pidfd, whether that was still the one meant; otherwise it is gone already.
-func watch(pid int, current func() int, ended func()) error {
+func watch(pid int, current func() int, ended func()) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) {
 		go ended()
-		return nil
+		return
 	}
 	if err != nil {
-		return fmt.Errorf("pidfd_open %d: %w", pid, err)
+		// A kernel before 5.3, or a container whose seccomp filter does not know the call.
+		log.Printf("[DEBUG] pidfd_open %d: %s: looking every %s instead", pid, err, pollPause)
+		go poll(pid, current, ended)
+		return
 	}
 	if current() != pid {
 		unix.Close(fd)
 		go ended()
-		return nil
+		return
 	}
 	go func() {
 		defer unix.Close(fd)
@@ -69,7 +72,15 @@ func watch(pid int, current func() int, ended func()) error {
 		}
 		ended()
 	}()
-	return nil
+}
+
+// poll looks whose child the process in between is. The kernel gives the children of a process that
+// ends to another one at once, which is alive and so has another pid: a reused pid cannot mislead.
+func poll(pid int, current func() int, ended func()) {
+	for current() == pid {
+		time.Sleep(pollPause)
+	}
+	ended()
 }
 
 // parentOf reads a process's parent from /proc.

@@ -8,14 +8,9 @@ import (
 	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/bundle"
 )
 
-// Names of environment variables.
-const (
-	// EnvPython names the interpreter that has the Python side, in a build without the bundle.
-	EnvPython = "OSC_CHROOT_PYTHON"
-	// EnvSelf tells the Python side where this binary is, so that it can start itself again through a
-	// command wrapper such as sudo.
-	EnvSelf = "OSC_CHROOT_SELF"
-)
+// EnvPython is the environment variable that names the interpreter that has the Python side, in a build
+// without the bundle.
+const EnvPython = "OSC_CHROOT_PYTHON"
 
 const pythonModule = "packer_plugin_osc_chroot"
 
@@ -44,13 +39,4 @@ func Locate(arguments ...string) ([]string, error) {
 			"inside; set %s to an interpreter that has the package %s", EnvPython, pythonModule)
 	}
 	return append([]string{path, "-m", pythonModule}, arguments...), nil
-}
-
-// Environment is the one that the Python side is started with.
-func Environment() []string {
-	environment := os.Environ()
-	if self, err := os.Executable(); err == nil {
-		environment = append(environment, EnvSelf+"="+self)
-	}
-	return environment
 }

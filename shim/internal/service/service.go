@@ -51,7 +51,8 @@ type Service struct {
 	closed   bool
 }
 
-// Start starts the service and returns at once. locate gives its command line; it may take its time.
+// Start starts the service and returns at once. locate gives the command line that runs the Python side
+// with these arguments; it may take its time.
 func Start(locate func(arguments ...string) ([]string, error)) *Service {
 	s := &Service{ready: make(chan struct{}), ended: make(chan struct{})}
 	go s.run(locate)
@@ -104,6 +105,15 @@ func (s *Service) Close() {
 func (s *Service) run(locate func(arguments ...string) ([]string, error)) {
 	defer close(s.ended)
 	began := time.Now()
+	argv, err := locate("serve")
+	if err != nil {
+		s.fail(err)
+		return
+	}
+	token := make([]byte, 32)
+	rand.Read(token)
+	// Only now, since locate may unpack for a while: Packer ends its plugins with SIGKILL, and until
+	// there is a service nobody else would remove this.
 	directory, err := socketDirectory()
 	if err != nil {
 		s.fail(err)
@@ -112,16 +122,8 @@ func (s *Service) run(locate func(arguments ...string) ([]string, error)) {
 	// The service removes it at its regular end.
 	defer os.RemoveAll(directory)
 	socket := filepath.Join(directory, "service.sock")
-
-	token := make([]byte, 32)
-	rand.Read(token)
-	argv, err := locate("serve", "--socket", socket)
-	if err != nil {
-		s.fail(err)
-		return
-	}
+	argv = append(argv, "--socket", socket)
 	command := exec.Command(argv[0], argv[1:]...)
-	command.Env = Environment()
 	command.SysProcAttr = ownSession()
 	command.WaitDelay = outputDelay
 	listening := make(chan struct{})
