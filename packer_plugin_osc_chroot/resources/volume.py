@@ -18,7 +18,7 @@ from packer_plugin_osc_chroot.ui import Ui
 _CREATE_SECONDS = 900.0
 # A volume is deleted after its link has gone. Where one is shown for longer, it was not undone, and
 # no patience helps.
-_LINKED_SECONDS = 20.0
+_LINKED_SECONDS = 8.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,9 @@ from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 # The SDK's names of the two hooks (packer.HookProvision, packer.HookCleanupProvision).
 _PROVISION = "packer_provision"
 _CLEAN_UP = "packer_cleanup_provision"
-# After a cancel the hook ends by itself, its commands being ended; nobody waits for it longer.
-_HOOK_END_SECONDS = 10.0
+# After a cancel nothing depends on the hook any more: its commands and transfers have been ended, and
+# new ones are refused. Packer's provisioners may go on trying those for many seconds.
+_HOOK_END_SECONDS = 0.3
 
 
 class RunStream:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,13 @@ from conftest import SOURCE_OMI
 from leaks import Machine
 from packer_run import Packer, Running
 
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.credentials import find_credentials
+from packer_plugin_osc_chroot.host.mountinfo import read_mounts
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.resources.volume import delete_volume
 
 pytestmark = pytest.mark.e2e
 
@@ -114,6 +121,47 @@ def test_ctrl_c(
     assert outcome.status == 1
     assert "build was cancelled" in outcome.output
     assert_undone(cloud, outcome.output)
+
+
+def test_ctrl_c_while_a_provisioner_retries(
+    packer: Packer, cloud: LocalCloud, tmp_path: Path
+) -> None:
+    """Packer's shell provisioner tries its own clean-up again for minutes where there is no shell."""
+    build = start(packer, cloud, tmp_path, inside="rm /bin/sh; echo no shell any more")
+    build.wait_for("no shell any more")
+    time.sleep(1.0)
+    pressed = time.monotonic()
+    build.interrupt()
+    outcome = build.wait()
+    assert time.monotonic() - pressed < CANCEL_SECONDS + 1.0, outcome.output
+    assert_undone(cloud, outcome.output)
+
+
+@pytest.mark.parametrize("on_error", ["abort", "cleanup"])
+def test_on_error(packer: Packer, cloud: LocalCloud, tmp_path: Path, on_error: str) -> None:
+    options = (f"-on-error={on_error}",)
+    outcome = start(packer, cloud, tmp_path, inside="exit 7", options=options).wait()
+    assert outcome.status == 1
+    kept = cloud.leftovers()
+    if on_error == "abort":
+        assert any(each.startswith("volume") for each in kept), outcome.output
+        assert "Still there, to be removed in this order" in outcome.output
+        _remove_kept(cloud)
+    assert_undone(cloud, outcome.output)
+
+
+def _remove_kept(cloud: LocalCloud) -> None:
+    """What a user does by hand after -on-error=abort."""
+    mounts = [each for each in read_mounts() if "packer-amazon-chroot-volumes" in each.mount_point]
+    for mount in reversed(mounts):
+        subprocess.run(["umount", mount.mount_point], check=True)
+    environ = cloud.environment()
+    token = CancelToken(deadline=20.0)
+    client = Cloud(find_credentials(Config(), environ), region=environ["OSC_REGION"])
+    for volume in client.pages("ReadVolumes", "Volumes", token=token):
+        if [link["DeviceName"] for link in volume["LinkedVolumes"]] != ["/dev/sda1"]:
+            client.change("UnlinkVolume", token=token, VolumeId=volume["VolumeId"])
+            delete_volume(client, volume["VolumeId"], token=token)
 
 
 @pytest.mark.parametrize("where", ["Creating a volume", "Linking the volume", "Snapshot: snap-"])

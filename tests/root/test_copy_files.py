@@ -2,19 +2,24 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
+from guest_tree import no_mount_left, run
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.copy_files import copied_files
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
+
+Placing = Callable[[Path], AbstractContextManager[None]]
 
 HOSTS = {
     "direct": Host(),
@@ -159,3 +164,84 @@ def test_lost_original_is_said(rootfs: RootFs, tmp_path: Path, source: Path) -> 
             for each in target.parent.iterdir():
                 each.unlink()
     assert str(source) in caught.value.left[0]
+
+
+@pytest.fixture(params=list(HOSTS))
+def placing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Placing]:
+    """copied_files as a build calls it: with the host and the root."""
+    root = tmp_path / "root"
+    root.mkdir()
+    host = HOSTS[request.param]
+    with no_mount_left(tmp_path), open_rootfs(host, root) as files:
+        run("mount", "-t", "tmpfs", "tmpfs", str(root))
+        try:
+
+            def place(source: Path) -> AbstractContextManager[None]:
+                return copied_files(
+                    files,
+                    [str(source)],
+                    ui=RecordingUi(),
+                    token=CancelToken(),
+                    host=host,
+                    root=root,
+                )
+
+            yield place
+        finally:
+            files.files.close()
+            run("umount", str(root))
+
+
+@pytest.mark.parametrize("where", ["on it", "below it", "above it"])
+def test_mount_of_a_provisioner_is_unmounted_first(
+    placing: Placing, tmp_path: Path, source: Path, where: str
+) -> None:
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    target.write_text("the image's own")
+    bound = tmp_path / "bound"
+    (bound / "folder").mkdir(parents=True)
+    (bound / "file").write_text("of the host")
+    with placing(source):
+        if where == "on it":
+            run("mount", "--bind", str(bound / "file"), str(target))
+        elif where == "above it":
+            run("mount", "--bind", str(bound), str(target.parent.parent))
+        else:
+            target.unlink()
+            (target / "below").mkdir(parents=True)
+            run("mount", "--bind", str(bound), str(target / "below"))
+    assert target.read_text() == "the image's own"
+    assert len(mounts_below(str(tmp_path / "root"))) == 1
+    assert sorted(each.name for each in bound.iterdir()) == ["file", "folder"]
+    assert (bound / "file").read_text() == "of the host"
+
+
+def test_mount_that_was_there_before_stays(placing: Placing, tmp_path: Path, source: Path) -> None:
+    above = inside(tmp_path, source).parent
+    above.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "tmpfs", str(above))
+    with placing(source):
+        pass
+    assert len(mounts_below(str(tmp_path / "root"))) == 2
+    run("umount", str(above))
+
+
+@pytest.mark.parametrize("at", ["", "below/deep"])
+def test_nothing_is_removed_across_a_mount(
+    rootfs: RootFs, tmp_path: Path, source: Path, at: str
+) -> None:
+    """Where it cannot be unmounted; a bind mount here has the device of what it is in."""
+    target = inside(tmp_path, source)
+    bound = tmp_path / "bound"
+    bound.mkdir()
+    (bound / "file").write_text("of the host")
+    with no_mount_left(tmp_path):
+        with pytest.raises(UndoError, match="could not put back") as caught:
+            with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+                target.unlink()
+                (target / at).mkdir(parents=True)
+                run("mount", "--bind", str(bound), str(target / at))
+        assert "something is mounted on it" in caught.value.left[0]
+        assert (bound / "file").read_text() == "of the host"
+        run("umount", str(target / at))

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 from test_localcloud_disks import Client, wait
@@ -32,20 +31,17 @@ def started(
     return Client(cloud, monkeypatch)
 
 
-def mapped(client: Client) -> list[Any]:
+def mapped(client: Client) -> list[str]:
     """The device names that the VM is shown to have."""
-    return [mapping["DeviceName"] for mapping in client.api("ReadVms")["Vms"][0][
-        "BlockDeviceMappings"]]  # fmt: skip
+    (vm,) = client.api("ReadVms")["Vms"]
+    return [mapping["DeviceName"] for mapping in vm["BlockDeviceMappings"]]
 
 
 def test_links_show_late(running: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
-    trouble = Trouble(stale_reads=0.5)
+    trouble = Trouble(stale_reads=1.0)
     client = started(running, monkeypatch, latency=Latency(), trouble=trouble)
-    volume_id = str(
-        client.api("CreateVolume", SubregionName=client.cloud.subregion, Size=1)["Volume"][
-            "VolumeId"
-        ]
-    )
+    made = client.api("CreateVolume", SubregionName=client.cloud.subregion, Size=1)["Volume"]
+    volume_id = str(made["VolumeId"])
     asked = {"Filters": {"VolumeIds": [volume_id]}}
     wait(lambda: bool(client.api("ReadVolumes", **asked)["Volumes"]))
     client.api("LinkVolume", VolumeId=volume_id, VmId=client.cloud.vm_id, DeviceName=NAME)
@@ -67,7 +63,7 @@ def test_a_volume_may_need_its_snapshot_to_be_unlinked(
     running: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trouble = Trouble(unlink_needs_snapshot=True)
-    client = started(running, monkeypatch, latency=Latency(snapshot=0.5), trouble=trouble)
+    client = started(running, monkeypatch, latency=Latency(snapshot=1.0), trouble=trouble)
     volume_id = client.volume(from_tiny=False)
     client.link(volume_id, NAME)
     client.api("CreateSnapshot", VolumeId=volume_id)

@@ -15,8 +15,9 @@ import (
 	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/contract"
 )
 
-// hookGrace is how long a cancelled hook may take to return once the stream is over.
-const hookGrace = 10 * time.Second
+// hookGrace is how long a cancelled hook may take to return once the stream is over. A provisioner
+// that retries goes on for minutes, with nothing left that it could reach: it must not hold up the end.
+const hookGrace = time.Second
 
 // run is one execution of Builder.Run.
 type run struct {
