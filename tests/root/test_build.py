@@ -109,7 +109,10 @@ def test_two_builds_after_each_other_and_the_name_taken() -> None:
         ({"source_omi": "ami-ffffffff"}, "source_omi ami-ffffffff does not exist in Region"),
         ({"access_key": "wrong", "secret_key": "wrong"}, "access_key and secret_key"),
         ({"region": "eu-west-9"}, "HTTP 401"),
-        ({"copy_files": ("/no/such/file",)}, "copy_files: /no/such/file: no such file or directory"),
+        (
+            {"copy_files": ("/no/such/file",)},
+            "copy_files: /no/such/file: no such file or directory",
+        ),
         ({"root_volume_type": "io1"}, "root_volume_type: io1 needs"),
         (
             {"custom_endpoint_oapi": "http://127.0.0.1:1"},
