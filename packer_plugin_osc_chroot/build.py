@@ -228,7 +228,10 @@ def _provision(
         lambda: extra_mounts(host, root, files, plan_extra_mounts(config), token=token, ui=ui),
     )
     if config.files:
-        phases.enter("copy_files", lambda: copied_files(files, config.files, token=token, ui=ui))
+        phases.enter(
+            "copy_files",
+            lambda: copied_files(files, config.files, host=host, root=root, token=token, ui=ui),
+        )
     data = plan_hook_data(facts, disk=disk, mount_path=mount_path, environ=context.environ)
     communicator = Communicator(Chroot(host, root), files)
     phases.do("provision", lambda: _run_provisioners(context, communicator, data))

@@ -1,10 +1,10 @@
 """The command line of the Python side. Users come here through the plugin binary."""
 
-import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from types import FrameType
 
 from packer_plugin_osc_chroot.version import VERSION
 
@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # These two read their own arguments.
     match argv[:1]:
         case ["localcloud"]:
+            # Until the Region exists there is nothing to undo, and a traceback helps nobody.
+            signal.signal(signal.SIGINT, _end_quietly)
             from packer_plugin_osc_chroot.localcloud import command
 
             return command.main(argv[1:])
@@ -24,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             from packer_plugin_osc_chroot.host import agent
 
             return agent.main(argv[1:])
+    import argparse
+    from pathlib import Path
+
     parser = argparse.ArgumentParser(prog=PROGRAM, description="The osc-chroot builder's service.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -36,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from packer_plugin_osc_chroot.service.server import serve as run
 
     run(arguments.socket)
+
+
+def _end_quietly(number: int, frame: FrameType | None) -> None:
+    # Not an exception: one that comes within an import can be lost, or be printed on its way.
+    os._exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Everything that can be known to fail is said here, while there is nothing to und
 import dataclasses
 import logging
 import os
-import shutil
 import stat
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden
 from packer_plugin_osc_chroot.cloud.metadata import Identity
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.host.commands import PROGRAMS, find_program, package_of
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.resources.image import (
     SourceImage,
@@ -28,15 +28,6 @@ from packer_plugin_osc_chroot.resources.snapshot import read_snapshot
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
-
-# Where Debian and Red Hat keep what a build runs, beside the caller's PATH.
-_PROGRAMS: Mapping[str, str] = {
-    "mount": "mount",
-    "umount": "mount",
-    "chroot": "coreutils",
-    "partx": "util-linux",
-}
-_SBIN = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +47,11 @@ def check_host(config: Config, *, is_wrapped: bool) -> None:
             "osc-chroot needs root to mount and chroot, and runs as a normal user",
             hint='Run packer as root, or set command_wrapper = "sudo {{.Command}}"',
         )
-    path = f"{os.environ.get('PATH', '')}:{_SBIN}"
-    for program, package in _PROGRAMS.items():
-        if shutil.which(program, path=path) is None:
+    for program in PROGRAMS:
+        if find_program(program) is None:
             raise BuildError(
-                f"the program {program} is not on this machine", hint=f"Install {package}"
+                f"the program {program} is not on this machine",
+                hint=f"Install the package {package_of(program)}",
             )
     for name in config.files:
         _check_file(Path(name), is_wrapped=is_wrapped)

@@ -24,6 +24,8 @@ from packer_plugin_osc_chroot.host.agent_frames import (
     ENTRY,
     ERROR,
     HEADER,
+    KINDS,
+    MAX_FRAME,
     RESULT,
     VERSION,
     frame,
@@ -39,7 +41,7 @@ from packer_plugin_osc_chroot.host.trees import Entry, Stream
 BATCH = 1 << 18
 # How often a wait looks whether the build was cancelled.
 LOOK = 0.1
-START_TIMEOUT = 60.0
+START_TIMEOUT = 30.0
 
 
 class _Agent:
@@ -114,7 +116,14 @@ class _Agent:
         return bool(self._buffer or _poller(self._from, select.POLLIN).poll(0))
 
     def receive(self, check: Check) -> tuple[bytes, bytes]:
-        kind, length = HEADER.unpack(self._take(HEADER.size, check))
+        header = self._take(HEADER.size, check)
+        kind, length = HEADER.unpack(header)
+        if kind not in KINDS or length > MAX_FRAME:
+            noise = (header + bytes(self._buffer)).decode("utf-8", "replace").splitlines()
+            raise BuildError(
+                f'command_wrapper prints on standard output, where files travel: "{noise[0][:60]}"',
+                hint="Have it print to standard error (>&2), or nothing.",
+            )
         return kind, self._take(length, check)
 
     def _take(self, size: int, check: Check) -> bytes:

@@ -12,6 +12,7 @@ HEADER = struct.Struct(">cI")
 MAX_FRAME = 64 << 20
 
 CALL, DATA, ENTRY, END, RESULT, ERROR = b"C", b"D", b"I", b"E", b"R", b"X"
+KINDS = frozenset((CALL, DATA, ENTRY, END, RESULT, ERROR))
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:

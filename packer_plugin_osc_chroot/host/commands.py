@@ -235,7 +235,14 @@ class Host:
         status = exit_status(code)
         completed = Completed(status, output.decode("utf-8", "replace"), "\n".join(errors))
         if status not in success:
-            raise _failed(status, signalled=code < 0, name=name, shown=shown, tail=tail)
+            raise _failed(
+                status,
+                signalled=code < 0,
+                name=name,
+                shown=shown,
+                tail=tail,
+                wrapped=self.wrap is not None,
+            )
         return completed
 
 
@@ -299,7 +306,7 @@ def _install_hint(name: str) -> str:
 
 
 def _failed(
-    status: int, *, signalled: bool, name: str, shown: str, tail: Sequence[str]
+    status: int, *, signalled: bool, name: str, shown: str, tail: Sequence[str], wrapped: bool
 ) -> CommandError:
     hint = ""
     if signalled:
@@ -308,12 +315,25 @@ def _failed(
         what = f"was ended by signal {number} ({known.get(number, 'unknown')})"
     elif status == 127:
         what = "failed: command not found"
-        hint = _install_hint(name) if name else ""
+        if wrapped and find_program(name):
+            hint = "Check command_wrapper, and that what it names is installed."
+        elif name:
+            hint = _install_hint(name)
     else:
         what = f"failed with status {status}"
-    last = next((line.strip() for line in reversed(tail) if line.strip()), "")
-    message = f"`{shown}` {what}" + (f": {last}" if last else "")
+    said = _reason(tail, name=name)
+    message = f"`{shown}` {what}" + (f": {said}" if said else "")
     return CommandError(message, status=status, hint=hint, details=tuple(tail))
+
+
+def _reason(tail: Sequence[str], *, name: str) -> str:
+    """The line that says why: a program's own first complaint, else the last thing printed.
+
+    mount(8) ends with a pointer to dmesg, which is no reason.
+    """
+    lines = [line.strip() for line in tail if line.strip()]
+    own = [line for line in lines if name and line.startswith(f"{name}: ")]
+    return own[0] if own else lines[-1] if lines else ""
 
 
 def user_environment() -> dict[str, str]:

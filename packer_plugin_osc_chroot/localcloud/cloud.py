@@ -226,7 +226,10 @@ class LocalCloud:
         return self._region.vm.subregion
 
     def leftovers(self) -> list[str]:
-        """What a caller left: volumes, links, snapshots of no OMI, mounts. Also after closing."""
+        """What a caller left: volumes, links, snapshots of no OMI, mounts, processes in them.
+
+        Also after closing.
+        """
         if self._leftovers is not None:
             return list(self._leftovers)
         return self._read(self._find_leftovers)
@@ -246,7 +249,12 @@ class LocalCloud:
                 continue
             found.append(f"snapshot {snapshot.snapshot_id} ({snapshot.state}) belongs to no OMI")
         found += [f"mount {path}" for path in self._remains.mounts()]
+        found += [f"process {holder}" for holder in self._remains.holders()]
         return found
+
+    def ended_at_start(self) -> list[str]:
+        """Processes that were still in disks of localclouds that had been killed."""
+        return [str(holder) for holder in self._remains.ended]
 
     def images(self) -> list[state.Image]:
         """The OMIs that callers made, oldest first."""

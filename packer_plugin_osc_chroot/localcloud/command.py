@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -32,8 +32,9 @@ Without --source-omi there is one tiny OMI, {TINY_IMAGE_ID}, that holds no progr
 installed).
 
 Ctrl-C goes to COMMAND as usual; the Region stays up until COMMAND has ended. SIGTERM and SIGHUP are
-passed on to COMMAND; a second one kills it. Where what COMMAND left is still being undone when it
-has ended, that is waited for: any of these signals ends the waiting.
+passed on to COMMAND, SIGQUIT as SIGTERM; a second one kills it. Where what COMMAND left is still
+being undone when it has ended, that is waited for: any of these signals ends the waiting. Processes
+that COMMAND left in the Region's disks are ended.
 
 Exit status: that of COMMAND (128 + N when signal N ended it); 1 when COMMAND succeeded but a
 defect was recorded (what harms data on a real Region: unlinking a mounted volume, say), or it made
@@ -43,6 +44,8 @@ example:
   {PROGRAM} run --source-omi ami-12345678=debian.raw --export new.raw \\
       -- packer build template.pkr.hcl
 """
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 # How long what COMMAND left may go without a call before nobody is taken to be undoing it, and how
 # long that is waited for in all.
@@ -164,6 +167,8 @@ def _run(options: argparse.Namespace, command: list[str]) -> int:
     child = _Child()
     started = time.monotonic()
     with child.signals(), cloud:
+        for process in cloud.ended_at_start():
+            _say(f"ended what a killed localcloud had left: process {process}")
         status = child.run(command, cloud.child_environment(os.environ))
         _let_undoing_finish(cloud, stop=child.asked_to_stop)
         _say(f"after {time.monotonic() - started:.1f} s and {len(cloud.record)} calls:")
@@ -223,16 +228,20 @@ def _export(cloud: LocalCloud, file: Path) -> bool:
 
 
 def _say(text: str) -> None:
-    # Not stdout: that is COMMAND's.
-    print(f"localcloud: {text}", file=sys.stderr, flush=True)
+    # Not stdout: that is COMMAND's. A terminal that hung up must not change how this ends.
+    with suppress(OSError):
+        print(f"localcloud: {text}", file=sys.stderr, flush=True)
 
 
 class _Child:
-    """COMMAND, and what signals do before, while and after it runs."""
+    """COMMAND, and what signals do before, while and after it runs.
+
+    The handler only takes notes and passes signals on. It never raises: whatever is being set up or
+    tidied comes to its end.
+    """
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._starting = False
         self._early_signals: list[int] = []
         self._ended = False
         self._asked_to_stop = False
@@ -240,31 +249,33 @@ class _Child:
 
     @contextmanager
     def signals(self) -> Iterator[None]:
-        before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
+        """Handle them; from the end on they are ignored, as only the exit status is still to come.
+
+        Python's own end would give the default action back to a handler, but not to this.
+        """
+        for number in _SIGNALS:
+            signal.signal(number, self._handle)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in _SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._ended:
             # Ends the waiting for what COMMAND left. Tidying up is quick, and is not left halfway.
             self._asked_to_stop = True
-            return
-        if number == signal.SIGINT and (self._starting or self._process is not None):
-            return  # From the terminal: COMMAND has got it too.
-        if self._starting:
+        elif self._process is None:
             self._early_signals.append(number)
-            return
-        if self._process is None:
-            raise SystemExit(128 + number)
-        self._pass_on(self._process, number)
+        elif number != signal.SIGINT:  # From the terminal: COMMAND has got that too.
+            self._pass_on(self._process, number)
 
     def _pass_on(self, process: "subprocess.Popen[bytes]", number: int) -> None:
+        if number == signal.SIGINT:
+            process.send_signal(number)
+            return
+        if number == signal.SIGQUIT:
+            number = signal.SIGTERM
         process.send_signal(signal.SIGKILL if self._asked_to_end else number)
         self._asked_to_end = True
 
@@ -273,11 +284,15 @@ class _Child:
         return self._asked_to_stop
 
     def run(self, command: list[str], environment: dict[str, str]) -> int:
-        """Run COMMAND to its end: its exit status as a shell would have it."""
+        """Run COMMAND to its end: its exit status as a shell would have it.
+
+        A signal that has come already keeps it from being started.
+        """
         try:
-            self._starting = True
+            if self._early_signals:
+                return 128 + self._early_signals[0]
             self._process = subprocess.Popen(command, env=environment)
-            self._starting = False
+            # They came while it was being started, when it may not have got them itself.
             for number in self._early_signals:
                 self._pass_on(self._process, number)
             status = self._process.wait()

@@ -11,7 +11,7 @@ import re
 import stat
 import struct
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,8 @@ LOOP_MAJOR = 7
 _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CLR_FD = 0x4C01
+_LOOP_GET_STATUS64 = 0x4C05
+_LOOP_INFO64_SIZE = 232
 # The kernel refuses partitions on a loop device without this flag.
 _LO_FLAGS_PARTSCAN = 8
 _ATTEMPTS = 200
@@ -176,12 +178,36 @@ def read_partition_table(device: LoopDevice) -> None:
 def loop_devices(directory: Path) -> Iterator[LoopDevice]:
     """The loop devices whose files are, or were, below `directory`."""
     prefix = f"{directory}/"
+    return (device for device in _attached() if device.backing_file.startswith(prefix))
+
+
+def loop_devices_on(numbers: Collection[int]) -> list[LoopDevice]:
+    """The loop devices whose files lie on filesystems of these devices, mounted or detached."""
+    return [device for device in _attached() if _backing_device(device) in numbers]
+
+
+def _attached() -> Iterator[LoopDevice]:
     for entry in _SYS_BLOCK.glob("loop*"):
         number = re.fullmatch(r"loop(\d+)", entry.name)
         if number is not None:
             device = LoopDevice(int(number[1]))
-            if device.backing_file.startswith(prefix):
+            if device.backing_file:
                 yield device
+
+
+def _backing_device(device: LoopDevice) -> int | None:
+    """The number of the device that the backing file lies on."""
+    try:
+        handle = os.open(device.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            info = fcntl.ioctl(handle, _LOOP_GET_STATUS64, bytes(_LOOP_INFO64_SIZE))
+        finally:
+            os.close(handle)
+    except OSError:
+        return None  # Detached while we looked.
+    # The first field of struct loop_info64; the kernel encodes numbers as user space does.
+    number: int = struct.unpack_from("=Q", info)[0]
+    return number
 
 
 def is_ours(node: Path) -> bool:

@@ -12,13 +12,14 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from packer_plugin_osc_chroot.host.holders_scan import Holder
 from packer_plugin_osc_chroot.localcloud import loops, users
-from packer_plugin_osc_chroot.localcloud.tools import run_tool
+from packer_plugin_osc_chroot.localcloud.freeing import free
 
 _DEV = Path("/dev")
 
@@ -36,12 +37,16 @@ def runtime_directory() -> Path:
 
 @dataclass(frozen=True)
 class Remains:
-    """One localcloud's traces. `directory` holds its disk files, `lock` is an open descriptor."""
+    """One localcloud's traces. `directory` holds its disk files, `lock` is an open descriptor.
+
+    `ended` are the processes that were in the way of removing what dead localclouds left.
+    """
 
     name: str
     directory: Path
     runtime: Path
     lock: int
+    ended: Sequence[Holder] = ()
 
     def reserve(self, device_name: str) -> None:
         """Take `xvdX` for this localcloud. Raises NameTaken."""
@@ -67,12 +72,21 @@ class Remains:
             path for loop in loops.loop_devices(self.directory) for path in users.mounts_of(loop)
         ]
 
+    def holders(self) -> list[Holder]:
+        """Processes that lie in disks of this localcloud, or have files of them open."""
+        found = {
+            holder.pid: holder
+            for loop in loops.loop_devices(self.directory)
+            for holder in users.file_holders(loop)
+        }
+        return list(found.values())
+
     def remove(self) -> None:
-        """Remove everything, and end the entry."""
+        """Remove everything, and end the entry. Processes in the way are ended."""
         _remove(self.name, self.directory, self.runtime)
         # Whoever starts meanwhile looks at every entry: none may go, or lose its lock, under it.
         with _registry_lock(self.runtime):
-            (self.runtime / "clouds" / self.name).unlink(missing_ok=True)
+            _unlink_entry(self.runtime / "clouds" / self.name, self.directory)
             os.close(self.lock)
 
 
@@ -84,7 +98,7 @@ def register() -> Remains:
     if runtime.lstat().st_uid != os.geteuid():
         raise PermissionError(f"{runtime} belongs to another user: remove it")
     with _registry_lock(runtime):
-        remove_dead(runtime)
+        ended = remove_dead(runtime)
         name = secrets.token_hex(6)
         directory = Path(tempfile.gettempdir()).resolve() / f"osc-chroot-localcloud-{name}"
         entry = runtime / "clouds" / name
@@ -92,7 +106,7 @@ def register() -> Remains:
         lock = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         directory.mkdir(mode=0o700)
-    return Remains(name=name, directory=directory, runtime=runtime, lock=lock)
+    return Remains(name=name, directory=directory, runtime=runtime, lock=lock, ended=ended)
 
 
 @contextmanager
@@ -105,39 +119,55 @@ def _registry_lock(runtime: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def remove_dead(runtime: Path) -> None:
-    """Remove what localclouds left that were killed. The registry must be locked."""
+def remove_dead(runtime: Path) -> list[Holder]:
+    """Remove what localclouds left that were killed. The registry must be locked.
+
+    Returns the processes that were ended for it.
+    """
+    ended = []
     for entry in list((runtime / "clouds").iterdir()):
         # One of another version of this program may not take the registry's lock to end.
         with suppress(FileNotFoundError):
-            _remove_if_dead(entry, runtime)
+            ended += _remove_if_dead(entry, runtime)
+    return ended
 
 
-def _remove_if_dead(entry: Path, runtime: Path) -> None:
+def _remove_if_dead(entry: Path, runtime: Path) -> list[Holder]:
     handle = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         directory = Path(entry.read_text().strip())
-        if directory.name == f"osc-chroot-localcloud-{entry.name}":
-            _remove(entry.name, directory, runtime)
-        entry.unlink()
+        if directory.name != f"osc-chroot-localcloud-{entry.name}":
+            entry.unlink()
+            return []
+        ended = _remove(entry.name, directory, runtime)
+        _unlink_entry(entry, directory)
+        return ended
     except BlockingIOError:
-        return
+        return []
     finally:
         os.close(handle)
 
 
-def _remove(name: str, directory: Path, runtime: Path) -> None:
-    for loop in loops.loop_devices(directory):
-        for path in users.mounts_of(loop):
-            unmount_tree(path)
-        loops.detach(loop, file=loop.backing_file)
+def _unlink_entry(entry: Path, directory: Path) -> None:
+    """End an entry, unless a disk is still there: the next to start tries again."""
+    if not any(loops.loop_devices(directory)):
+        entry.unlink(missing_ok=True)
+
+
+def _remove(name: str, directory: Path, runtime: Path) -> list[Holder]:
+    ended = []
+    for loop in list(loops.loop_devices(directory)):
+        # One disk that cannot be freed must not keep the others.
+        with suppress(OSError):
+            ended += free(loop)
     for reservation in (runtime / "names").iterdir():
         if _holder(reservation) == name:
             for node in nodes_of(reservation.name):
                 node.unlink(missing_ok=True)
             reservation.unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
+    return ended
 
 
 def _holder(reservation: Path) -> str:
@@ -153,15 +183,3 @@ def nodes_of(device_name: str) -> list[Path]:
     pattern = re.compile(rf"{device_name}\d*")
     found = (node for node in _DEV.glob(f"{device_name}*") if pattern.fullmatch(node.name))
     return [node for node in found if loops.is_ours(node)]
-
-
-def unmount_tree(path: str) -> None:
-    """Unmount `path` and all that is mounted below it; lazily where it is busy: its disk goes."""
-    below = [mount.path for mount in users.mounts() if _is_below(mount.path, path)]
-    for mount_path in reversed(below):
-        if run_tool(["umount", "--", mount_path]).returncode != 0:
-            run_tool(["umount", "--lazy", "--", mount_path])
-
-
-def _is_below(path: str, parent: str) -> bool:
-    return path == parent or path.startswith(f"{parent.rstrip('/')}/")

@@ -20,5 +20,7 @@ def run_tool(command: Sequence[str | Path]) -> subprocess.CompletedProcess[str]:
         text=True,
         errors="replace",
         env={"PATH": SEARCH_PATH, "LANG": "C.UTF-8"},
+        # Ctrl-C goes to the terminal's whole group: it is not to end what tidies up.
+        process_group=0,
         check=False,
     )

@@ -89,7 +89,7 @@ class _Attempt:
 
     name: str = ""
     may_stand: bool = False
-    disks_before: frozenset[Path] = frozenset()
+    disks_before: Mapping[Path, str] = dataclasses.field(default_factory=dict)
     disk_path: Path | None = None
 
 
@@ -109,7 +109,7 @@ def _link(
         with _link_lock(token, ui=ui):
             taken = _mapped_names(cloud, vm_id, token=token)
             attempt.name = _pick(taken, refusals, device_path)
-            attempt.disks_before = frozenset(disks())
+            attempt.disks_before = disks()
             try:
                 attempt.may_stand = True
                 _send_link(cloud, volume_id, attempt.name, vm_id=vm_id, token=token)

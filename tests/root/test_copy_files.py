@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -236,12 +236,12 @@ def test_nothing_is_removed_across_a_mount(
     bound = tmp_path / "bound"
     bound.mkdir()
     (bound / "file").write_text("of the host")
-    with no_mount_left(tmp_path):
+    with ExitStack() as stack:
         with pytest.raises(UndoError, match="could not put back") as caught:
             with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
                 target.unlink()
                 (target / at).mkdir(parents=True)
                 run("mount", "--bind", str(bound), str(target / at))
+                stack.callback(run, "umount", str(target / at))
         assert "something is mounted on it" in caught.value.left[0]
         assert (bound / "file").read_text() == "of the host"
-        run("umount", str(target / at))

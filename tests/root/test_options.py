@@ -160,6 +160,25 @@ def test_command_wrapper(tmp_path: Path) -> None:
     assert (tmp_path / "device").read_text().startswith("/dev/xvd")
 
 
+def test_a_command_wrapper_that_prints_on_standard_output_is_named() -> None:
+    with LocalCloud() as cloud:
+        with pytest.raises(BuildError, match="command_wrapper prints on standard output.*NOISE"):
+            run(
+                cloud,
+                config=dataclasses.replace(OPTIONS, command_wrapper="echo NOISE; {{.Command}}"),
+            )
+        assert_nothing_left(cloud)
+
+
+def test_a_mount_that_fails_says_why() -> None:
+    with LocalCloud() as cloud:
+        with pytest.raises(
+            BuildError, match="mount: .*(wrong fs type|bad option|Unknown parameter)"
+        ):
+            run(cloud, config=dataclasses.replace(OPTIONS, mount_options=("nonsense",)))
+        assert_nothing_left(cloud)
+
+
 def test_device_path() -> None:
     with LocalCloud() as cloud:
         build(cloud, device_path="/dev/xvdq")
