@@ -18,7 +18,10 @@ PLUGIN := packer-plugin-osc-chroot
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
 BUNDLE := shim/internal/bundle/bundle.tar.zst
-PACKER = $(or $(shell command -v packer),build/tools/packer)
+# Some systems have another program of that name (cracklib's).
+FOUND_PACKER := $(shell CHECKPOINT_DISABLE=1 packer version </dev/null 2>/dev/null | \
+	grep -q '^Packer v' && command -v packer)
+PACKER = $(or $(FOUND_PACKER),build/tools/packer)
 DEBIAN_IMAGE := build/images/debian-12.raw
 
 PYTHON_SOURCES := $(shell find packer_plugin_osc_chroot -name '*.py')
@@ -50,7 +53,7 @@ build-dev: dist/dev/$(PLUGIN) $(VENV)/.installed ## dist/dev/packer-plugin-osc-c
 	@echo 'It runs the source tree with: export OSC_CHROOT_PYTHON=$(CURDIR)/$(IN_VENV)'
 
 .PHONY: packer
-packer: $(if $(shell command -v packer),,build/tools/packer) ## Packer itself: the one on PATH, else built here; prints where
+packer: $(if $(FOUND_PACKER),,build/tools/packer) ## Packer itself: the one on PATH, else built here; prints where
 	@echo "$(PACKER)"
 
 .PHONY: generate
@@ -90,10 +93,10 @@ test-go: | check-build ## The shim's tests, with the race detector
 .PHONY: test-python
 test-python: $(VENV)/.installed build packer | check-test ## All Python tests: unit, root and end-to-end
 ifeq ($(AS_ROOT),)
-	$(IN_VENV) -m pytest --no-skips
+	$(IN_VENV) -m pytest --no-skips --packer $(PACKER)
 else
 	$(IN_VENV) -m pytest --no-skips -m 'not root and not e2e'
-	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider -m 'root or e2e'
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer $(PACKER) -m 'root or e2e'
 endif
 
 .PHONY: test-unit
