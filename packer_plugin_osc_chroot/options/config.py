@@ -9,6 +9,9 @@ from packer_plugin_osc_chroot.options.declaration import option
 COMPONENT_KIND = "builder"
 COMPONENT_NAME = "osc-chroot"
 
+# What late options may refer to: the documentation's build template data.
+BUILD_FIELDS = ("BuildRegion", "SourceOMI", "SourceOMIName", "SourceOMITags")
+
 DEFAULT_CHROOT_MOUNTS = (
     ("proc", "proc", "/proc"),
     ("sysfs", "sysfs", "/sys"),
@@ -90,18 +93,20 @@ class Config:
         required=True,
         check=checks.image_name,
     )
-    omi_description: str = option("The new OMI's description.", default="", late=True)
+    omi_description: str = option("The new OMI's description.", default="", fields=BUILD_FIELDS)
     tags: Mapping[str, str] | None = option(
-        "Tags of the new OMI. Keys and values are templates.", late=True, check=checks.tags
+        "Tags of the new OMI. Keys and values are templates.",
+        fields=BUILD_FIELDS,
+        check=checks.tags,
     )
     snapshot_tags: Mapping[str, str] | None = option(
         "Tags of the new OMI's snapshot. Keys and values are templates.",
-        late=True,
+        fields=BUILD_FIELDS,
         check=checks.tags,
     )
     root_volume_tags: Mapping[str, str] | None = option(
         "Tags of the volume that is built on. Keys and values are templates.",
-        late=True,
+        fields=BUILD_FIELDS,
         check=checks.tags,
     )
     root_volume_size: int = option(
@@ -121,7 +126,7 @@ class Config:
         "Where the root filesystem is mounted on this VM. `{{.Device}}` is the disk's name, such"
         " as `xvdf`.",
         default=DEFAULT_MOUNT_PATH,
-        late=True,
+        fields=(*BUILD_FIELDS, "Device"),
         check=checks.absolute_path,
     )
     mount_partition: str = option(
@@ -150,7 +155,7 @@ class Config:
         "A template around each command that needs privileges, mounts and copies included, such as"
         " `sudo {{.Command}}`.",
         default=DEFAULT_COMMAND_WRAPPER,
-        late=True,
+        fields=("Command",),
         check=checks.command_wrapper,
     )
     device_path: str = option(
@@ -163,14 +168,14 @@ class Config:
         "Shell commands that run on this VM after the volume is linked and before it is mounted."
         " `{{.Device}}` is the disk's path.",
         default=(),
-        late=True,
+        fields=(*BUILD_FIELDS, "Device"),
     )
     post_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the root filesystem is mounted and before"
         " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path, `{{.MountPath}}`"
         " where it is mounted.",
         default=(),
-        late=True,
+        fields=(*BUILD_FIELDS, "Device", "MountPath"),
     )
     packer: Packer = dataclasses.field(default_factory=Packer)
 

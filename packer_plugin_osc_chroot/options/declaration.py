@@ -61,7 +61,8 @@ _KINDS: Mapping[object, Kind] = {
 class Option:
     """One row of the table.
 
-    `late`: rendered during the build, when its data is known; at Prepare it is only compiled.
+    `late`: rendered during the build, when its data is known; at Prepare it is tried with made-up
+    data. `fields`: what it may refer to then.
     `secret`: never shown. `default_text`: the default in the user's words, where `default` alone
     does not say it.
     """
@@ -73,6 +74,7 @@ class Option:
     default_text: str
     required: bool
     late: bool
+    fields: tuple[str, ...]
     secret: bool
     check: Check | None
 
@@ -83,7 +85,7 @@ def option(
     default: Any = None,
     default_text: str = "",
     required: bool = False,
-    late: bool = False,
+    fields: tuple[str, ...] = (),
     secret: bool = False,
     check: Check | None = None,
 ) -> Any:
@@ -94,7 +96,8 @@ def option(
             "doc": doc,
             "default_text": default_text,
             "required": required,
-            "late": late,
+            "late": bool(fields),
+            "fields": fields,
             "secret": secret,
             "check": check,
         },

@@ -1,7 +1,8 @@
 """Prepare: raw configurations in, a checked Config or every problem with it out.
 
 Pure: no network, no files, no root. It finds everything that can be known before a build starts,
-and compiles the templates that are rendered later, so that `packer validate` shows their mistakes.
+and tries the templates that are rendered later with made-up data, so that `packer validate` shows
+their mistakes.
 """
 
 import dataclasses
@@ -16,7 +17,11 @@ from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_o
 from packer_plugin_osc_chroot.options.decode import WrongType, decode
 from packer_plugin_osc_chroot.template.engine import (
     DECODE_DATA,
+    Fields,
+    NeverRenders,
     Scope,
+    StringMap,
+    Template,
     TemplateError,
     compile_template,
 )
@@ -30,6 +35,17 @@ GENERATED_VARS = (
     "SourceOMITags",
 )
 """What templates may use as `build.NAME` beside core's own names."""
+
+
+_MADE_UP: Mapping[str, object] = {
+    "BuildRegion": "eu-west-2",
+    "Command": "true",
+    "Device": "xvdf",
+    "MountPath": "/mnt/xvdf",
+    "SourceOMI": "ami-1a2b3c4d",
+    "SourceOMIName": "name",
+    "SourceOMITags": StringMap({}),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,6 +155,7 @@ def _render(value: Any, row: Option, scope: Scope, warnings: list[str]) -> Any:
             return source
         template = compile_template(source)
         if row.late:
+            _try(template, row, scope)
             return source
         rendered = template.render_once_reporting(scope, DECODE_DATA)
         if rendered.missing:
@@ -150,6 +167,16 @@ def _render(value: Any, row: Option, scope: Scope, warnings: list[str]) -> Any:
 
     # Only late maps have their keys rendered (during the build); elsewhere keys are plain text.
     return _map_strings(value, text, keys=row.late)
+
+
+def _try(template: Template, row: Option, scope: Scope) -> None:
+    """Raises NeverRenders. Any other failure may be the made-up data's, and is no mistake yet."""
+    try:
+        template.render(scope, Fields(**{name: _MADE_UP[name] for name in row.fields}))
+    except NeverRenders:
+        raise
+    except TemplateError:
+        pass
 
 
 def _map_strings(value: Any, change: Callable[[str], str], *, keys: bool) -> Any:

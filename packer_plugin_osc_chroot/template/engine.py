@@ -8,7 +8,12 @@ when it is decoded, and what is rendered late again and again until nothing chan
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from packer_plugin_osc_chroot.template.errors import MAX_PASSES, MAX_SOURCE, TemplateError
+from packer_plugin_osc_chroot.template.errors import (
+    MAX_PASSES,
+    MAX_SOURCE,
+    NeverRenders,
+    TemplateError,
+)
 from packer_plugin_osc_chroot.template.rendering import Budget, Literals, Rendering
 from packer_plugin_osc_chroot.template.scope import Call, Scope
 from packer_plugin_osc_chroot.template.values import (
@@ -27,6 +32,7 @@ __all__ = [
     "DECODE_DATA",
     "Fields",
     "Literal",
+    "NeverRenders",
     "Rendered",
     "Scope",
     "StringMap",

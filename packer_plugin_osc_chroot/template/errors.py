@@ -26,3 +26,8 @@ MAX_PASSES = 100
 
 class TemplateError(BuildError):
     """A template that cannot be compiled or rendered; the message never holds a variable's value."""
+
+
+class NeverRenders(TemplateError):
+    """A template that fails whatever the data's values are: a field that does not exist, a refused
+    function. Known as soon as it is rendered with made-up values."""

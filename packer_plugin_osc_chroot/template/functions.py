@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from packer_plugin_osc_chroot.template.errors import MAX_VALUE, TemplateError
+from packer_plugin_osc_chroot.template.errors import MAX_VALUE, NeverRenders, TemplateError
 from packer_plugin_osc_chroot.template.quoting import is_raw_byte
 from packer_plugin_osc_chroot.template.scope import Call, Function, Parameter
 from packer_plugin_osc_chroot.template.timelayout import RFC3339, format_layout, format_strftime
@@ -148,7 +148,7 @@ def _clean_name(_call: Call, text: str) -> str:
 
 def _refused(reason: str) -> Callable[..., str]:
     def refuse(_call: Call, *_arguments: str) -> str:
-        raise TemplateError(reason)
+        raise NeverRenders(reason)
 
     return refuse
 

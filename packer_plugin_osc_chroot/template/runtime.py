@@ -16,6 +16,7 @@ from packer_plugin_osc_chroot.template.errors import (
     MAX_CALL_DEPTH,
     MAX_VALUE,
     STEP_TEXT,
+    NeverRenders,
     TemplateError,
 )
 from packer_plugin_osc_chroot.template.rendering import Frame, Rendering
@@ -144,7 +145,7 @@ def _one_field(value: Value, name: str, path: str, has_arguments: bool) -> Value
         return value.entries.get(name, NoValue(path))
     if isinstance(value, GoStruct):
         known = ", ".join(f".{known}" for known in value.entries)
-        raise TemplateError(f"{path}: there is no field {name}", hint=f"There is: {known}")
+        raise NeverRenders(f"{path}: there is no field {name}", hint=f"There is: {known}")
     if value is None:
         raise TemplateError(f"{path}: nil has no field {name}")
     raise TemplateError(f"{path}: a value of type {type_name(value)} has no field {name}")

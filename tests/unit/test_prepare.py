@@ -129,3 +129,27 @@ def test_a_field_that_is_not_known_at_prepare_warns() -> None:
 def test_a_template_error_is_given_once() -> None:
     result = prepared({**GOOD, "omi_name": "{{nofunction}}"})
     assert len([error for error in result.errors if error.startswith("omi_name")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "text"),
+    [
+        ("mount_path", "/mnt/{{.Devcie}}", "there is no field Devcie. There is: "),
+        ("tags", {"home": "{{env `HOME`}}"}, "env"),
+        ("pre_mount_commands", ["mkfs {{.MountPath}}"], "there is no field MountPath"),
+        ("command_wrapper", "sudo {{.Device}} {{.Command}}", "there is no field Device"),
+    ],
+)
+def test_late_templates_that_can_never_be_rendered(option: str, value: object, text: str) -> None:
+    (error,) = prepared({**GOOD, option: value}).errors
+    assert error.startswith(f"{option}: ") and text in error
+
+
+def test_late_templates_that_depend_on_data_are_not_judged_by_made_up_data() -> None:
+    options = {
+        **GOOD,
+        "tags": {"release": '{{index (split .SourceOMIName "-" 3) 0}}'},
+        "omi_description": "{{.SourceOMITags.Name}} in {{.BuildRegion}}",
+        "post_mount_commands": ["ls {{.MountPath}} {{.Device}} {{.SourceOMI}}"],
+    }
+    assert prepared(options).errors == ()
