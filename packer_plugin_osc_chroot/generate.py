@@ -60,7 +60,8 @@ def _entry(row: Option) -> str:
     elif row.default not in (None, "", 0, ()):
         text += f" Default: `{row.default}`."
     if row.late:
-        text += " Rendered during the build."
+        fields = ", ".join(f"`{{{{.{name}}}}}`" for name in row.fields)
+        text += f" Rendered during the build, with {fields}."
     return text
 
 
