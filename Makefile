@@ -93,10 +93,10 @@ test-go: | check-build ## The shim's tests, with the race detector
 .PHONY: test-python
 test-python: $(VENV)/.installed build packer | check-test ## All Python tests: unit, root and end-to-end
 ifeq ($(AS_ROOT),)
-	$(IN_VENV) -m pytest --no-skips --packer $(PACKER)
+	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER)
 else
 	$(IN_VENV) -m pytest --no-skips -m 'not root and not e2e'
-	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer $(PACKER) -m 'root or e2e'
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) -m 'root or e2e'
 endif
 
 .PHONY: test-unit
