@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ def fill_guest(root: Path) -> None:
         (root / name).mkdir(parents=True, exist_ok=True)
     shutil.copy(busybox, root / "bin/busybox")
     run(busybox, "chroot", str(root), "/bin/busybox", "--install", "-s", "/bin")
+    # The shell opens it for everything it starts in the background.
+    os.mknod(root / "dev/null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
 @contextmanager
