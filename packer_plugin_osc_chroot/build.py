@@ -94,7 +94,9 @@ def build(context: Context) -> Result:
         plan = plan_build(config, facts, late)
 
         volume_id = phases.enter(
-            "create volume", lambda: created_volume(cloud, plan.volume, token=token, ui=ui)
+            "create volume",
+            lambda: created_volume(cloud, plan.volume, token=token, ui=ui),
+            describe=lambda volume_id: f"volume {volume_id}",
         )
         created = phases.level()
         disk = phases.enter(
@@ -105,9 +107,11 @@ def build(context: Context) -> Result:
                 vm_id=facts.identity.vm_id,
                 device_path=config.device_path,
                 size=plan.volume.size,
+                host=host,
                 token=token,
                 ui=ui,
             ),
+            describe=lambda disk: f"link of volume {volume_id} ({disk.path})",
         )
         linked = phases.level()
         data = _provision(context, phases, host, late, facts, disk)
@@ -214,6 +218,7 @@ def _provision(
             token=token,
             ui=ui,
         ),
+        describe=lambda root: f"mount {root}",
     )
     if config.post_mount_commands:
         after = [
@@ -222,15 +227,21 @@ def _provision(
         ]
         phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
 
-    files = phases.enter("files", lambda: open_rootfs(host, root, on_warning=ui.message))
+    files = phases.enter(
+        "files",
+        lambda: open_rootfs(host, root, on_warning=ui.message),
+        describe=lambda _: "",
+    )
     phases.enter(
         "chroot_mounts",
         lambda: extra_mounts(host, root, files, plan_extra_mounts(config), token=token, ui=ui),
+        describe=lambda _: f"mounts below {root}",
     )
     if config.files:
         phases.enter(
             "copy_files",
             lambda: copied_files(files, config.files, host=host, root=root, token=token, ui=ui),
+            describe=lambda _: f"copies in {root}: {', '.join(config.files)}",
         )
     data = plan_hook_data(facts, disk=disk, mount_path=mount_path, environ=context.environ)
     communicator = Communicator(Chroot(host, root), files)

@@ -15,7 +15,8 @@ from packer_plugin_osc_chroot.errors import Cancelled
 
 T = TypeVar("T")
 
-# Seconds that undoing one thing may take before it is given up and reported as left.
+# Seconds that undoing one thing may take before it is given up and reported as left; not counted
+# where it waits for a snapshot (see `cloud/wait.py`).
 UNDO_SECONDS = 300.0
 
 
@@ -28,6 +29,7 @@ class CancelToken:
         self._callbacks: dict[int, Callable[[], None]] = {}
         self._next_key = 0
         self._reason = reason or "build was cancelled"
+        self._deadline = deadline
         self._ends_at = None if deadline is None else time.monotonic() + deadline
         self._abandoned = False
 
@@ -47,6 +49,11 @@ class CancelToken:
             callbacks = list(self._callbacks.values())
         for callback in callbacks:
             callback()
+
+    def renew(self) -> None:
+        """Have the deadline count from now: what is waited for is known to go on."""
+        if self._deadline is not None:
+            self._ends_at = time.monotonic() + self._deadline
 
     @property
     def abandoned(self) -> bool:

@@ -14,6 +14,11 @@ class BuildError(Exception):
     lines (a command's output, a list of candidates) shown before the message.
     """
 
+    # Whether a call of the API that makes something may have been done, though no answer told what
+    # it made. True also where an earlier try of the same call may have been: what comes after it, a
+    # clear refusal or a cancel, does not take that back. Only `cloud/` sets it.
+    maybe_done = False
+
     def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
@@ -39,9 +44,8 @@ class CommandError(BuildError):
 class CloudError(BuildError):
     """The OUTSCALE API refused a call, or could not be reached.
 
-    `action` is the API's action, `status` the HTTP status (0: no answer, -1: none to be
-    had), `codes` the API's own error
-    codes ("9029", …), `request_id` what OUTSCALE's support asks for.
+    `action` is the API's action, `status` the HTTP status (0: no answer, -1: none to be had),
+    `codes` the API's own error codes ("9029", …), `request_id` what OUTSCALE's support asks for.
     """
 
     def __init__(
@@ -61,6 +65,9 @@ class CloudError(BuildError):
         self.codes = tuple(codes)
         self.types = tuple(types)
         self.request_id = request_id
+        # No answer, or the server's own failure. 503 code 6 is throttling of the whole platform; it
+        # too has been seen after the action was done.
+        self.maybe_done = status == 0 or status >= 500
 
 
 class Cancelled(BuildError):
@@ -71,8 +78,11 @@ class Cancelled(BuildError):
 
 
 class UndoError(BuildError):
-    """Something made by the build could not be undone; `left` names each thing that still exists."""
+    """Something made by the build could not be undone; `left` names each thing that still exists.
+
+    `left` is part of the details, so that it is shown wherever they are.
+    """
 
     def __init__(self, message: str, *, left: Sequence[str] = (), hint: str = "") -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(message, hint=hint, details=[f"left: {each}" for each in left])
         self.left = tuple(left)

@@ -39,8 +39,11 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
+    """Something that stands. `describe` is what a user calls it; empty where there is nothing."""
+
     name: str
     undo: Callable[[], None]
+    describe: Callable[[], str]
     draft: bool
 
 
@@ -67,25 +70,38 @@ class Phases:
         """Run a phase that leaves nothing standing."""
         return self._run(name, action)
 
-    def enter(self, name: str, open_manager: Callable[[], AbstractContextManager[T]]) -> T:
-        """Run a phase whose effect stands until it is left. It is opened anew when it is retried."""
+    def enter(
+        self,
+        name: str,
+        open_manager: Callable[[], AbstractContextManager[T]],
+        *,
+        describe: Callable[[T], str] | None = None,
+    ) -> T:
+        """Run a phase whose effect stands until it is left. It is opened anew when it is retried.
+
+        `describe` names the effect, with its id or path, where -on-error keeps it; empty for what a
+        user need not remove. Without it, it is called by the phase's name.
+        """
 
         def action() -> T:
             manager = open_manager()
             value = manager.__enter__()
-            self._push(_Entry(name, lambda: _exit(manager), draft=False))
+            what = name if describe is None else describe(value)
+            self._push(_Entry(name, lambda: _exit(manager), lambda: what, draft=False))
             return value
 
         return self._run(name, action)
 
     @contextmanager
-    def draft(self, name: str, undo: Callable[[], None]) -> Iterator[None]:
+    def draft(
+        self, name: str, undo: Callable[[], None], *, describe: Callable[[], str] | None = None
+    ) -> Iterator[None]:
         """Have `undo` run unless the build gets as far as `keep`.
 
         The block makes the thing. If it fails, its half is undone at once, so that the phase can be
-        run again.
+        run again. `describe` is as that of `enter`, asked when it is needed.
         """
-        entry = _Entry(name, undo, draft=True)
+        entry = _Entry(name, undo, describe or (lambda: name), draft=True)
         self._push(entry)
         try:
             yield
@@ -160,7 +176,8 @@ class Phases:
             raise self.failures[0]
         for failure in self.failures:
             if failure is not error:
-                error.add_note(str(failure))
+                left = failure.left if isinstance(failure, UndoError) else ()
+                error.add_note("\n".join([str(failure), *(f"left: {each}" for each in left)]))
 
     def _push(self, entry: _Entry) -> None:
         with self._lock:
@@ -182,20 +199,25 @@ class Phases:
             raise failures[0]
 
     def _undo(self, entries: list[_Entry]) -> list[Exception]:
-        """Undo all of them whatever fails; each failure is shown at once, with what is left."""
+        """Undo all of them whatever fails; each failure is shown at once."""
         failures: list[Exception] = []
         for entry in entries:
             try:
                 entry.undo()
             except Exception as failure:
                 log.exception("undoing %s", entry.name)
-                self._ui.error(f"Could not undo {entry.name}: {failure}")
-                if isinstance(failure, UndoError):
-                    for left in failure.left:
-                        self._ui.error(f"  left: {left}")
+                self._show(f"Could not undo {entry.name}", failure)
                 failures.append(failure)
         self.failures += failures
         return failures
+
+    def _show(self, what: str, error: Exception) -> None:
+        """Show an error with its details, which are not shown again if it ends the build."""
+        self._ui.error(f"{what}: {error}")
+        if isinstance(error, BuildError):
+            for line in error.details:
+                self._ui.error(f"  {line}")
+            error.details = ()
 
     @property
     def _keeps_all(self) -> bool:
@@ -241,7 +263,7 @@ class Phases:
         """With -on-error=ask, what the user wants now: true to run the phase again."""
         if self._on_error != "ask" or isinstance(error, Cancelled):
             return False
-        self._ui.error(f"'{name}' failed: {error}")
+        self._show(f"'{name}' failed", error)
         while True:
             try:
                 answer = self._ui.ask(
@@ -265,11 +287,12 @@ class Phases:
     def _report_kept(self) -> None:
         """What -on-error=abort left standing, newest first."""
         _kept_for_ever.extend(self._entries)
-        if not self._entries:
+        standing = [what for entry in reversed(self._entries) if (what := entry.describe())]
+        if not standing:
             return
         self._ui.error("Nothing is undone (-on-error). Still there, to be removed in this order:")
-        for entry in reversed(self._entries):
-            self._ui.error(f"  {entry.name}")
+        for what in standing:
+            self._ui.error(f"  {what}")
 
 
 def _exit(manager: AbstractContextManager[Any]) -> None:

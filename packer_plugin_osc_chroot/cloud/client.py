@@ -19,7 +19,7 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
-from packer_plugin_osc_chroot.errors import CloudError
+from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -92,12 +92,16 @@ class Cloud:
             body = {**body, "NextPageToken": following}
 
     def _repeated(self, action: str, body: Mapping[str, Any], token: CancelToken) -> Json:
+        """What is raised at the end is `maybe_done` if any of the tries was."""
         repeatable = _is_repeatable(action, body)
+        maybe_done = False
 
         def worth_repeating(error: BaseException) -> bool:
+            nonlocal maybe_done
             if not isinstance(error, CloudError):
                 return False
-            again = error.status == 429 or repeatable and is_ambiguous(error)
+            maybe_done = maybe_done or error.maybe_done
+            again = error.status == 429 or repeatable and error.maybe_done
             if again:
                 log.info("%s: %s; trying again", action, error.message)
             return again
@@ -109,7 +113,11 @@ class Cloud:
             sleep=token.sleep,
             reraise=True,
         )
-        return retrying(self._once, action, body)
+        try:
+            return retrying(self._once, action, body)
+        except BuildError as error:
+            error.maybe_done = maybe_done
+            raise
 
     def _patience(self) -> float:
         return _RETRY_SECONDS if self._session.answered else _FIRST_RETRY_SECONDS
@@ -142,14 +150,6 @@ class Cloud:
                 action=action,
             )
         return answer
-
-
-def is_ambiguous(error: CloudError) -> bool:
-    """The call may have been done, or may be on a later try: no answer, or the server's own failure.
-
-    503 code 6 is throttling of the whole platform; it too has been seen after the action was done.
-    """
-    return error.status == 0 or error.status >= 500
 
 
 def is_forbidden(error: CloudError) -> bool:

@@ -93,12 +93,21 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
 
     access_key = config.access_key or _from(environ, "access_key")
     secret_key = config.secret_key or _from(environ, "secret_key")
+    where = "the template or the environment"
     if not access_key and not secret_key:
         # A pair is never made of halves from the file and from elsewhere: they would not match.
+        where = "the profile file"
         access_key, secret_key = profile.get("access_key", ""), profile.get("secret_key", "")
+    if not access_key and not secret_key:
+        raise BuildError(
+            "no OUTSCALE credentials: access_key and secret_key are set nowhere", hint=_HOW
+        )
     if not access_key or not secret_key:
-        missing = "access_key" if not access_key else "secret_key"
-        raise BuildError(f"no OUTSCALE credentials: {missing} is set nowhere", hint=_HOW)
+        here, other = ("access_key", "secret_key")[:: 1 if access_key else -1]
+        raise BuildError(
+            f"OUTSCALE credentials: {here} is set in {where}, but {other} is not",
+            hint=f"Set {other} there too: the keys in the profile file are used as a pair only",
+        )
     skip = config.insecure_skip_tls_verify or _truth(pick("", "tls_skip_verify"))
     return Credentials(
         # A line end that came along from a file cannot be part of a header.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.client import is_ambiguous, is_missing
+from packer_plugin_osc_chroot.cloud.client import is_missing
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# The longest wait for anything: a snapshot of a large volume.
+LONGEST_SECONDS = 4 * 3600.0
 # Seconds between two lines about a wait that goes on.
 _REPORT_EVERY = 10.0
 # The end of a wait is noticed within this many seconds, or this share of its duration.
@@ -74,32 +76,50 @@ def _either(states: Collection[str]) -> str:
     return " or ".join(sorted(states)) or "gone"
 
 
-def insist(send: Callable[[], object], *, is_done: Callable[[], bool], token: CancelToken) -> None:
+def insist(
+    send: Callable[[], object],
+    *,
+    is_done: Callable[[], bool],
+    token: CancelToken,
+    held_up: Callable[[], str] = lambda: "",
+    tell: Callable[[str], None] = log.info,
+) -> None:
     """Send a Delete or Unlink until the API takes it.
 
     It refuses for a while: a volume that is still creating or linked, a snapshot that is pending or
-    whose image is going. `is_done` looks whether a refusal only means that it is done. Raises the last
-    refusal when the token's deadline passes, and at once what no patience helps against.
+    whose image is going. `is_done` looks whether a refusal only means that it is done. `held_up`
+    says what else it waits for, if that can take long: then the token's deadline does not count, and
+    `tell` gets a line now and then. Raises the last refusal when the deadline passes, and at once what
+    no patience helps against.
     """
     pause = 0.1
+    begun = told = time.monotonic()
+    refusal: CloudError | None = None
     while True:
         try:
-            send()
-            return
-        except CloudError as error:
-            if is_missing(error):
+            try:
+                send()
                 return
-            if not 400 <= error.status < 500 or error.status in (401, 403):
-                raise
+            except CloudError as error:
+                if is_missing(error):
+                    return
+                if not 400 <= error.status < 500 or error.status in (401, 403):
+                    raise
+                refusal = error
             if is_done():
                 return
-            log.info("refused for now: %s", error)
-            refusal = error
-        try:
+            log.info("refused for now: %s", refusal)
+            now = time.monotonic()
+            if now - begun < LONGEST_SECONDS and (holder := held_up()):
+                token.renew()
+                if now - told >= _REPORT_EVERY:
+                    told = now
+                    tell(f"{refusal.action} is refused while {holder} ({now - begun:.0f} s)")
             token.sleep(pause)
-        except Cancelled:
-            raise refusal from None
-        pause = min(pause * 1.5, 2.0)
+        except Cancelled as cancelled:
+            raise refusal or cancelled from None
+        longest = max(2.0, min((now - begun) * _NOTICE_SHARE, _REPORT_EVERY))
+        pause = min(pause * 1.5, longest)
 
 
 def look_for(find: Callable[[], T | None], *, token: CancelToken) -> T | None:
@@ -113,19 +133,25 @@ def look_for(find: Callable[[], T | None], *, token: CancelToken) -> T | None:
 def sent_once(send: Callable[[], T], find: Callable[[], T | None], *, token: CancelToken) -> T:
     """Make a call that has no ClientToken and must not be done twice.
 
-    Where it got no answer, or the server's own failure, `find` looks whether it was done; only when
-    it was not is it sent again. A refusal after that may mean that it was done after all.
+    Where it may have been done, `find` looks whether it was; only when it was not is it sent again.
+    A refusal after that may mean that it was done after all, so what is raised stays `maybe_done`.
     """
-    for attempt in range(_TRIES):
-        try:
-            return send()
-        except CloudError as error:
-            if not is_ambiguous(error) and not (attempt and error.status == 409):
-                raise
-            log.info("looking whether it was done: %s", error)
-            found = look_for(find, token=token)
-            if found is not None:
-                return found
-            if not is_ambiguous(error) or attempt == _TRIES - 1:
-                raise
+    maybe_done = False
+    try:
+        for attempt in range(1, _TRIES + 1):
+            try:
+                return send()
+            except CloudError as error:
+                maybe_done = maybe_done or error.maybe_done
+                if not maybe_done:
+                    raise
+                log.info("looking whether it was done: %s", error)
+                found = look_for(find, token=token)
+                if found is not None:
+                    return found
+                if not error.maybe_done or attempt == _TRIES:
+                    raise
+    except BuildError as error:
+        error.maybe_done = maybe_done or error.maybe_done
+        raise
     raise AssertionError("unreachable")

@@ -136,7 +136,12 @@ def register_image(
     def find() -> str | None:
         return _find_by_snapshot(cloud, request.name, account_id, snapshot_id, token=token)
 
-    with phases.draft("OMI", lambda: removal.run(attempt, ui=ui)), attempt.sending():
+    draft = phases.draft(
+        "OMI",
+        lambda: removal.run(attempt, ui=ui),
+        describe=lambda: removal.describe(attempt),
+    )
+    with draft, attempt.sending():
         attempt.resource_id = sent_once(send, find, token=token)
     ui.message(f"OMI: {attempt.resource_id}")
     return attempt.resource_id

@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
-from packer_plugin_osc_chroot.cloud.client import Cloud, is_ambiguous
+from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_once, wait_for
-from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
+from packer_plugin_osc_chroot.host import holders
+from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import Disk, disks, find_disk, free_names, mounts_of
+from packer_plugin_osc_chroot.resources.removal import Attempt
+from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -26,6 +30,9 @@ _LOCK_DIRECTORIES = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))
 _LOCK_NAME = "packer-plugin-osc-chroot.lock"
 _LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
+# Seconds between two looks whether the disk is still in use, and before the user is told of it.
+_FREE_EVERY = 0.1
+_FREE_TELL = 10.0
 # Seconds of waiting for the lock before the user is told.
 _TELL_AFTER = 10.0
 
@@ -38,6 +45,7 @@ def linked_volume(
     vm_id: str,
     device_path: str,
     size: int,
+    host: Host,
     token: CancelToken,
     ui: Ui,
 ) -> Iterator[Disk]:
@@ -74,7 +82,11 @@ def linked_volume(
     finally:
         undo = undo_token()
         try:
-            _unlink(cloud, volume_id, attempt, vm_id=vm_id, token=undo, ui=ui)
+            # Sent once a link may stand, whatever a read shows: it may be an old one.
+            if attempt.may_stand:
+                if attempt.disk_path is not None:
+                    _await_free(host, attempt.disk_path, token=undo, ui=ui)
+                _unlink(cloud, volume_id, vm_id=vm_id, token=undo, ui=ui)
         except BuildError as error:
             raise UndoError(
                 f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
@@ -84,11 +96,10 @@ def linked_volume(
 
 
 @dataclasses.dataclass
-class _Attempt:
-    """What has been tried so far: the name last asked for, and whether a link may stand."""
+class _Attempt(Attempt):
+    """A link that is being made: the name last asked for, and the disk once it is known."""
 
     name: str = ""
-    may_stand: bool = False
     disks_before: Mapping[Path, str] = dataclasses.field(default_factory=dict)
     disk_path: Path | None = None
 
@@ -111,10 +122,9 @@ def _link(
             attempt.name = _pick(taken, refusals, device_path)
             attempt.disks_before = disks()
             try:
-                attempt.may_stand = True
-                _send_link(cloud, volume_id, attempt.name, vm_id=vm_id, token=token)
+                with attempt.sending():
+                    _send_link(cloud, volume_id, attempt.name, vm_id=vm_id, token=token)
             except CloudError as error:
-                attempt.may_stand = is_ambiguous(error)
                 if device_path or not _is_about_the_name(error):
                     raise
                 log.info("%s cannot be had, trying another name: %s", attempt.name, error)
@@ -181,14 +191,36 @@ def _is_linked(cloud: Cloud, volume_id: str, vm_id: str, *, token: CancelToken) 
     return volume is not None and _link_state(volume, vm_id) in ("attaching", "attached")
 
 
-def _unlink(
-    cloud: Cloud, volume_id: str, attempt: _Attempt, *, vm_id: str, token: CancelToken, ui: Ui
-) -> None:
-    """Always sent once a link may stand: a read that shows none may be an old one."""
-    if not attempt.may_stand:
-        return
-    if attempt.disk_path is not None and (mounted := mounts_of(attempt.disk_path)):
-        raise BuildError(f"{attempt.disk_path} is still mounted at {', '.join(mounted)}")
+def _await_free(host: Host, disk: Path, *, token: CancelToken, ui: Ui) -> None:
+    """Wait until the kernel lets go of the disk. Raises BuildError where it cannot be unlinked.
+
+    A filesystem that was unmounted may still be writing, when no table of mounts shows it any more.
+    """
+    if mounted := mounts_of(disk):
+        raise BuildError(f"{disk} is still mounted at {', '.join(mounted)}")
+    begun = told = time.monotonic()
+    with holders.machine_files(host) as files:
+        while True:
+            try:
+                if not files.call("is_claimed", {"device": str(disk)}, check=token.check):
+                    return
+                token.sleep(_FREE_EVERY)
+            except Cancelled:
+                raise BuildError(
+                    f"{disk} is still in use after {time.monotonic() - begun:.0f} s, though it is"
+                    " not mounted here (a filesystem that still writes, a mount in another namespace,"
+                    " swap, RAID, a volume group)"
+                ) from None
+            except (OSError, BuildError) as error:
+                # The disk has gone, or may not be opened: then this build has not mounted it.
+                log.info("whether %s is in use: %s", disk, error)
+                return
+            if time.monotonic() - told >= _FREE_TELL:
+                told = time.monotonic()
+                ui.message(f"{disk} is still in use: not unlinked yet ({told - begun:.0f} s)")
+
+
+def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui: Ui) -> None:
     ui.say(f"Unlinking volume {volume_id}...")
     gone_since: float | None = None
 
@@ -204,6 +236,8 @@ def _unlink(
         lambda: cloud.change("UnlinkVolume", token=token, VolumeId=volume_id),
         is_done=is_done,
         token=token,
+        held_up=lambda: pending_snapshot(cloud, volume_id, token=token),
+        tell=ui.message,
     )
     wait_for(
         f"unlinking of volume {volume_id}",

@@ -5,26 +5,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
-from packer_plugin_osc_chroot.cloud.client import is_ambiguous
 from packer_plugin_osc_chroot.cloud.wait import look_for
-from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.ui import Ui
 
 
 @dataclasses.dataclass
 class Attempt:
-    """A resource that is being made: its id once it is known, or that it was clearly refused."""
+    """A resource that is being made: its id once it is known, and whether there may be one at all.
+
+    `may_stand` is what decides whether there is something to undo, or to name as left.
+    """
 
     resource_id: str = ""
-    refused: bool = False
+    may_stand: bool = False
 
     @contextmanager
     def sending(self) -> Iterator[None]:
-        """Around the call that makes it. A conflict may come from an earlier try that was done."""
+        """Around the call that makes it; may be used again for another try."""
+        before, self.may_stand = self.may_stand, True
         try:
             yield
-        except CloudError as error:
-            self.refused = not is_ambiguous(error) and error.status != 409
+        except (CloudError, Cancelled) as error:
+            self.may_stand = before or error.maybe_done
             raise
 
 
@@ -43,24 +46,29 @@ class Removal:
     find: Callable[[CancelToken], str | None]
     delete: Callable[[str, CancelToken], None]
 
+    def describe(self, attempt: Attempt) -> str:
+        """What may stand, as a user calls it; empty where nothing does."""
+        return f"{self.kind} {attempt.resource_id or self.unnamed}" if attempt.may_stand else ""
+
     def run(self, attempt: Attempt, *, ui: Ui) -> None:
         """Without an id it is looked for, as long as the API may not show it yet.
 
         Raises UndoError naming what is left and the command that removes it.
         """
-        if attempt.refused:
+        if not attempt.may_stand:
             return
         token = undo_token()
-        key = attempt.resource_id
         try:
-            key = key or look_for(lambda: self.find(token), token=token) or ""
-            if key:
-                ui.say(f"Deleting {self.kind} {key}...")
-                self.delete(key, token)
+            if not attempt.resource_id:
+                attempt.resource_id = look_for(lambda: self.find(token), token=token) or ""
+            if attempt.resource_id:
+                ui.say(f"Deleting {self.describe(attempt)}...")
+                self.delete(attempt.resource_id, token)
         except BuildError as error:
-            what = f"{self.kind} {key or self.unnamed}"
+            what = self.describe(attempt)
             raise UndoError(
                 f"{what} is left behind: {error.message}",
                 left=(what,),
-                hint=f"Delete it: osc-cli api {self.action} --{self.parameter} {key or '…'}",
+                hint=f"Delete it: osc-cli api {self.action} --{self.parameter}"
+                f" {attempt.resource_id or '…'}",
             ) from error

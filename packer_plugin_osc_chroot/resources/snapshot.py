@@ -1,17 +1,21 @@
 """The new root snapshot: started once the filesystem is clean, waited for, a draft until kept."""
 
+import logging
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
+from packer_plugin_osc_chroot.cloud.wait import LONGEST_SECONDS, insist, wait_for
+from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
 
-_SNAPSHOT_SECONDS = 4 * 3600.0
+log = logging.getLogger(__name__)
+
+_PENDING = ("in-queue", "pending")
 
 
 def start_snapshot(
@@ -28,10 +32,15 @@ def start_snapshot(
         parameter="SnapshotId",
         unnamed=f"with ClientToken {client_token}",
         find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
-        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo),
+        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo, tell=ui.message),
     )
     # Registered before the call: an answer that gets lost must not leave a snapshot behind.
-    with phases.draft("snapshot", lambda: removal.run(attempt, ui=ui)), attempt.sending():
+    draft = phases.draft(
+        "snapshot",
+        lambda: removal.run(attempt, ui=ui),
+        describe=lambda: removal.describe(attempt),
+    )
+    with draft, attempt.sending():
         answer = cloud.change(
             "CreateSnapshot",
             token=token,
@@ -51,7 +60,7 @@ def wait_for_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken, ui:
         lambda: read_snapshot(cloud, snapshot_id, token=token),
         target=("completed",),
         failed=("error", "deleting"),
-        deadline=_SNAPSHOT_SECONDS,
+        deadline=LONGEST_SECONDS,
         token=token,
         ui=ui,
     )
@@ -64,7 +73,35 @@ def read_snapshot(
     return cloud.one("ReadSnapshots", "Snapshots", token=token, SnapshotIds=[snapshot_id])
 
 
-def delete_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken) -> None:
+def pending_snapshot(cloud: Cloud, volume_id: str, *, token: CancelToken) -> str:
+    """What is pending of this volume, for the user; empty where nothing is.
+
+    Until it has completed the API may refuse to unlink or delete the volume, and that may take hours.
+    """
+    filters = {"VolumeIds": [volume_id], "States": list(_PENDING)}
+    try:
+        return _pending(cloud.one("ReadSnapshots", "Snapshots", token=token, **filters))
+    except CloudError as error:
+        # Undoing has other calls to make, whether this one may be made or not.
+        log.info("whether volume %s has a pending snapshot: %s", volume_id, error)
+        return ""
+
+
+def _pending(snapshot: Mapping[str, Any] | None) -> str:
+    if snapshot is None or snapshot.get("State") not in _PENDING:
+        return ""
+    progress = snapshot.get("Progress")
+    percent = f", {progress}%" if isinstance(progress, int) else ""
+    return f"snapshot {snapshot['SnapshotId']} is {snapshot['State']}{percent}"
+
+
+def delete_snapshot(
+    cloud: Cloud,
+    snapshot_id: str,
+    *,
+    token: CancelToken,
+    tell: Callable[[str], None] = log.info,
+) -> None:
     """Delete it as soon as the API lets us: not while it is pending, or an image uses it."""
 
     def is_done() -> bool:
@@ -75,6 +112,8 @@ def delete_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken) -> No
         lambda: cloud.change("DeleteSnapshot", token=token, SnapshotId=snapshot_id),
         is_done=is_done,
         token=token,
+        held_up=lambda: _pending(read_snapshot(cloud, snapshot_id, token=token)),
+        tell=tell,
     )
 
 

@@ -1,9 +1,10 @@
 """The volume that is built on: created, and deleted whatever state it is in."""
 
 import dataclasses
+import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +14,10 @@ from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
+from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.ui import Ui
+
+log = logging.getLogger(__name__)
 
 _CREATE_SECONDS = 900.0
 # A volume is deleted after its link has gone. Where one is shown for longer, it was not undone, and
@@ -65,7 +69,7 @@ def created_volume(
         parameter="VolumeId",
         unnamed=f"with ClientToken {client_token}",
         find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
-        delete=lambda key, undo: delete_volume(cloud, key, token=undo),
+        delete=lambda key, undo: delete_volume(cloud, key, token=undo, tell=ui.message),
     )
     try:
         with attempt.sending():
@@ -95,7 +99,13 @@ def read_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> Mapping[
     return cloud.one("ReadVolumes", "Volumes", token=token, VolumeIds=[volume_id])
 
 
-def delete_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> None:
+def delete_volume(
+    cloud: Cloud,
+    volume_id: str,
+    *,
+    token: CancelToken,
+    tell: Callable[[str], None] = log.info,
+) -> None:
     """Delete it as soon as the API lets us: not while it is being created, linked or snapshotted."""
 
     begun = time.monotonic()
@@ -113,6 +123,8 @@ def delete_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> None:
         lambda: cloud.change("DeleteVolume", token=token, VolumeId=volume_id),
         is_done=is_done,
         token=token,
+        held_up=lambda: pending_snapshot(cloud, volume_id, token=token),
+        tell=tell,
     )
 
 

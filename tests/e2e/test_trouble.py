@@ -145,7 +145,10 @@ def test_on_error(packer: Packer, cloud: LocalCloud, tmp_path: Path, on_error: s
     kept = cloud.leftovers()
     if on_error == "abort":
         assert any(each.startswith("volume") for each in kept), outcome.output
-        assert "Still there, to be removed in this order" in outcome.output
+        _, listed = outcome.output.split("Still there, to be removed in this order:")
+        for what in ("copies in /mnt/", "mounts below /mnt/", "mount /mnt/", "link of volume vol-"):
+            assert f"  {what}" in listed
+        assert "  volume vol-" in listed
         _remove_kept(cloud)
     assert_undone(cloud, outcome.output)
 

@@ -1,11 +1,15 @@
 """Builds in a Region in its bad days: lost answers, throttling, stale reads, refusals."""
 
+from typing import Any
+
 import pytest
 from in_process import OPTIONS, assert_nothing_left, live_snapshots, run
 
+from packer_plugin_osc_chroot import cancel
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud import client
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.cloud import client, wait
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import Latency
 from packer_plugin_osc_chroot.localcloud.trouble import Fault, FaultKind, Trouble
@@ -23,6 +27,19 @@ UNKNOWN: tuple[FaultKind, ...] = ("503", "reset")
 @pytest.fixture(autouse=True)
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_RETRY_PAUSE", 0.1)
+
+
+class CancellingUi(RecordingUi):
+    """Cancels the build as soon as its snapshot has been asked for."""
+
+    def __init__(self, token: CancelToken) -> None:
+        super().__init__()
+        self._token = token
+
+    def message(self, text: str) -> None:
+        super().message(text)
+        if text.startswith("Snapshot: "):
+            self._token.cancel()
 
 
 def assert_made_once(cloud: LocalCloud) -> None:
@@ -66,6 +83,34 @@ def test_a_lost_answer_and_stale_reads(action: str) -> None:
         assert_made_once(cloud)
 
 
+@pytest.mark.parametrize("action", ["CreateVolume", "CreateSnapshot"])
+def test_done_with_its_answer_lost_and_then_refused(
+    monkeypatch: pytest.MonkeyPatch, action: str
+) -> None:
+    monkeypatch.setattr(client, "_RETRY_SECONDS", 1.0)
+    faults = [
+        Fault(action=action, kind="503", after=True),
+        Fault(action=action, kind="429", nth=2, count=1000),
+    ]
+    with LocalCloud(trouble=Trouble(faults=faults)) as cloud:
+        with pytest.raises(CloudError) as caught:
+            run(cloud)
+        assert caught.value.status == 429
+        assert_nothing_left(cloud)
+        assert live_snapshots(cloud) == []
+
+
+def test_linked_with_the_answer_lost_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads that are older than anybody waits for: the second try is refused, the link stands."""
+    monkeypatch.setattr(wait, "SETTLE_SECONDS", 0.3)
+    faults = [Fault(action="LinkVolume", kind="503", after=True)]
+    with LocalCloud(trouble=Trouble(stale_reads=2.0, faults=faults)) as cloud:
+        with pytest.raises(CloudError) as caught:
+            run(cloud)
+        assert 400 <= caught.value.status < 500
+        assert_nothing_left(cloud)
+
+
 @pytest.mark.parametrize("flag", ["unlink_needs_snapshot", "delete_needs_snapshot"])
 def test_refused_while_the_snapshot_is_pending(flag: str) -> None:
     trouble = Trouble(**{flag: True})  # type: ignore[arg-type]
@@ -74,20 +119,52 @@ def test_refused_while_the_snapshot_is_pending(flag: str) -> None:
         assert_made_once(cloud)
 
 
+def test_a_snapshot_takes_longer_than_undoing_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancel, "UNDO_SECONDS", 3.0)
+    trouble = Trouble(unlink_needs_snapshot=True)
+    with LocalCloud(latency=Latency(snapshot=7.0), trouble=trouble) as cloud:
+        ui = RecordingUi()
+        run(cloud, ui=ui)
+        assert "Could not undo" not in ui.text
+        assert_made_once(cloud)
+
+
+def test_cancelled_while_the_snapshot_may_not_even_be_deleted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cancel, "UNDO_SECONDS", 3.0)
+    monkeypatch.setattr(wait, "_REPORT_EVERY", 2.0)
+    change = Cloud.change
+
+    def refusing(self: Cloud, action: str, *, token: CancelToken, **body: Any) -> Any:
+        if action == "DeleteSnapshot":
+            snapshot = self.one(
+                "ReadSnapshots", "Snapshots", token=token, SnapshotIds=[body["SnapshotId"]]
+            )
+            if snapshot and snapshot["State"] in ("in-queue", "pending"):
+                raise CloudError("it is pending", action=action, status=409)
+        return change(self, action, token=token, **body)
+
+    monkeypatch.setattr(Cloud, "change", refusing)
+    token = CancelToken()
+    ui = CancellingUi(token)
+    trouble = Trouble(unlink_needs_snapshot=True, delete_needs_snapshot=True)
+    with LocalCloud(latency=Latency(snapshot=7.0), trouble=trouble) as cloud:
+        with pytest.raises(Cancelled):
+            run(cloud, ui=ui, token=token)
+        assert "DeleteSnapshot is refused while snapshot snap-" in ui.text
+        assert "Could not undo" not in ui.text
+        assert_nothing_left(cloud)
+        assert live_snapshots(cloud) == []
+
+
 @pytest.mark.parametrize("flag", ["unlink_needs_snapshot", "delete_needs_snapshot"])
 def test_cancelled_while_the_snapshot_is_pending(flag: str) -> None:
     token = CancelToken()
-
-    class CancellingUi(RecordingUi):
-        def message(self, text: str) -> None:
-            super().message(text)
-            if text.startswith("Snapshot: "):
-                token.cancel()
-
     trouble = Trouble(**{flag: True})  # type: ignore[arg-type]
     with LocalCloud(latency=Latency(snapshot=60.0), trouble=trouble) as cloud:
         with pytest.raises(Cancelled):
-            run(cloud, ui=CancellingUi(), token=token)
+            run(cloud, ui=CancellingUi(token), token=token)
         assert_nothing_left(cloud)
         assert cloud.images() == [] and live_snapshots(cloud) == []
 

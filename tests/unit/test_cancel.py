@@ -24,6 +24,17 @@ def test_deadline() -> None:
         token.sleep(10)
 
 
+def test_a_deadline_counts_anew() -> None:
+    token = CancelToken(deadline=0.3)
+    token.sleep(0.2)
+    token.renew()
+    token.sleep(0.2)
+    with pytest.raises(Cancelled):
+        token.sleep(10)
+    token.renew()
+    assert token.cancelled, "what has passed stays so"
+
+
 def test_callbacks() -> None:
     token = CancelToken()
     called: list[str] = []

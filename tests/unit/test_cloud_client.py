@@ -15,9 +15,10 @@ import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud import client
-from packer_plugin_osc_chroot.cloud.client import Cloud, is_ambiguous, is_missing
+from packer_plugin_osc_chroot.cloud.client import Cloud, is_missing
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import Cancelled, CloudError
+from packer_plugin_osc_chroot.resources.volume import delete_volume
 
 Answer = tuple[int, bytes]
 
@@ -141,7 +142,46 @@ def test_what_may_have_been_done_is_not_repeated_blindly(action: str) -> None:
         with pytest.raises(CloudError) as caught:
             connect(server.url).change(action, token=CancelToken())
         assert len(server.asked) == 1
-    assert is_ambiguous(caught.value)
+    assert caught.value.maybe_done
+
+
+@pytest.mark.parametrize(
+    ("answers", "maybe_done"),
+    [
+        ([refusal(400)], False),
+        ([refusal(429), refusal(400)], False),
+        ([refusal(503), refusal(400)], True),
+        ([refusal(503), refusal(429), refusal(409)], True),
+        ([(200, b"not JSON"), refusal(401)], True),
+    ],
+)
+def test_a_refusal_does_not_take_back_what_an_earlier_try_may_have_done(
+    answers: list[Answer], maybe_done: bool
+) -> None:
+    with serving(good(), *answers) as server:
+        cloud = connect(server.url)
+        cloud.read("ReadVms", token=CancelToken())
+        with pytest.raises(CloudError) as caught:
+            cloud.change("CreateVolume", token=CancelToken(), ClientToken="t")
+        assert len(server.asked) == 1 + len(answers)
+    assert caught.value.status == answers[-1][0]
+    assert caught.value.maybe_done is maybe_done
+
+
+@pytest.mark.parametrize(("status", "maybe_done"), [(429, False), (503, True)])
+def test_a_cancel_between_two_tries_knows_whether_anything_may_have_been_done(
+    monkeypatch: pytest.MonkeyPatch, status: int, maybe_done: bool
+) -> None:
+    monkeypatch.setattr(client, "_RETRY_PAUSE", 30.0)
+    token = CancelToken()
+    with serving(refusal(status)) as server:
+        threading.Timer(0.5, token.cancel).start()
+        with pytest.raises(Cancelled) as caught:
+            connect(server.url).change("CreateVolume", token=token, ClientToken="t")
+    assert caught.value.maybe_done is maybe_done
+    with pytest.raises(Cancelled) as not_sent:
+        connect(server.url).change("CreateVolume", token=token, ClientToken="t")
+    assert not not_sent.value.maybe_done
 
 
 @pytest.mark.parametrize(
@@ -159,6 +199,16 @@ def test_refusals_come_out_once_with_what_to_do(answer: Answer, hint: str) -> No
         assert len(server.asked) == 1
     assert hint in str(caught.value)
     assert "what it says" in str(caught.value) and "req-1" in str(caught.value)
+
+
+def test_a_volume_goes_also_where_nobody_may_ask_for_its_snapshots() -> None:
+    answers = (good(), refusal(409), good(Volumes=[{"State": "available"}]), refusal(403), good())
+    with serving(*answers) as server:
+        cloud = connect(server.url)
+        cloud.read("ReadVms", token=CancelToken())
+        delete_volume(cloud, "vol-1", token=CancelToken())
+        asked = [action for action, _, _ in server.asked[1:]]
+    assert asked == ["DeleteVolume", "ReadVolumes", "ReadSnapshots", "DeleteVolume"]
 
 
 def test_a_missing_resource_is_told_apart() -> None:

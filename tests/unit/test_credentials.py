@@ -44,8 +44,21 @@ def test_a_pair_is_not_made_of_halves(tmp_path: Path) -> None:
     file.write_text(json.dumps({"default": {"access_key": "file", "secret_key": "file"}}))
     environ = {"OSC_CONFIG_FILE": str(file)}
     assert find_credentials(Config(), environ).access_key == "file"
-    with pytest.raises(BuildError, match="secret_key is set nowhere"):
-        find_credentials(Config(access_key="template"), environ)
+    for config, here, other in (
+        (Config(access_key="template"), "access_key", "secret_key"),
+        (Config(secret_key="template"), "secret_key", "access_key"),
+    ):
+        with pytest.raises(BuildError) as caught:
+            find_credentials(config, environ)
+        assert f"{here} is set in the template or the environment, but {other}" in str(caught.value)
+        assert "as a pair only" in str(caught.value)
+
+
+def test_half_a_pair_in_the_profile(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"default": {"access_key": "file"}}))
+    with pytest.raises(BuildError, match="access_key is set in the profile file, but secret_key"):
+        find_credentials(Config(), {"OSC_CONFIG_FILE": str(file)})
 
 
 def test_the_order(tmp_path: Path) -> None:
@@ -73,7 +86,7 @@ def test_osc_cli_profile(tmp_path: Path) -> None:
 
 
 def test_nothing_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="no OUTSCALE credentials: access_key is set nowhere"):
+    with pytest.raises(BuildError, match="no OUTSCALE credentials: access_key and"):
         find_credentials(Config(), {"HOME": str(tmp_path)})
 
 

@@ -8,8 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.phases import Phases
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 
@@ -84,7 +85,7 @@ def test_a_failed_undo_neither_stops_the_others_nor_hides_the_cause() -> None:
         runner.enter("b", made.thing("b", undo_fails=True))
         runner.do("fail", _fail)
     assert made.events == ["+a", "+b", "-b", "-a"]
-    assert caught.value.__notes__ == ["b is left behind"]
+    assert caught.value.__notes__ == ["b is left behind\nleft: b"]
     assert "left: b" in ui.text
 
 
@@ -130,7 +131,7 @@ def test_what_cannot_be_undone_beside_is_noted_on_the_error() -> None:
         runner.enter("volume", made.thing("volume", undo_fails=True))
         runner.leave_beside("leave", since=0)
         runner.do("fail", _fail)
-    assert caught.value.__notes__ == ["volume is left behind"]
+    assert caught.value.__notes__ == ["volume is left behind\nleft: volume"]
 
 
 def test_beside_is_in_order() -> None:
@@ -208,6 +209,65 @@ def test_abort_keeps_everything_and_lists_it(on_error: str) -> None:
     assert made.events == ["+volume"], "a dropped generator must not undo what was kept"
 
 
+def test_abort_lists_what_stands_by_its_id_and_nothing_else() -> None:
+    made, ui = Recorder(), RecordingUi()
+    refused = Attempt()
+    with pytest.raises(CloudError), phases(ui, on_error="abort") as runner:
+        runner.enter("create volume", made.thing("vol-1"), describe=lambda key: f"volume {key}")
+        runner.enter("files", made.thing("files"), describe=lambda _: "")
+        with runner.draft("snapshot", _fail, describe=lambda: "snapshot snap-1"):
+            pass
+        with (
+            runner.draft("OMI", _fail, describe=lambda: _removal().describe(refused)),
+            refused.sending(),
+        ):
+            raise CloudError("no more OMIs", action="CreateImage", status=409)
+    _, listed = ui.text.split("in this order:")
+    assert listed.split("\n") == ["", "  snapshot snap-1", "  volume vol-1"]
+    assert made.events == ["+vol-1", "+files"]
+
+
+def test_abort_with_nothing_left_says_nothing() -> None:
+    ui = RecordingUi()
+    with pytest.raises(BuildError), phases(ui, on_error="abort") as runner:
+        runner.enter("files", Recorder().thing("files"), describe=lambda _: "")
+        _fail()
+    assert ui.text == ""
+
+
+def test_an_undo_error_of_a_phase_itself_shows_what_is_left() -> None:
+    """As a mount that goes on in the kernel: whoever shows the build's error shows its details."""
+    made = Recorder()
+
+    def half_made() -> AbstractContextManager[None]:
+        raise UndoError("mounting still goes on", left=("12 mount /dev/x",))
+
+    with pytest.raises(UndoError) as caught, phases() as runner:
+        runner.enter("a", made.thing("a"))
+        runner.enter("mount", half_made)
+    assert caught.value.details == ("left: 12 mount /dev/x",)
+
+
+def test_what_was_shown_at_the_undoing_is_not_shown_again_with_the_error() -> None:
+    ui = RecordingUi()
+    with pytest.raises(UndoError) as caught, phases(ui) as runner:
+        runner.enter("b", Recorder().thing("b", undo_fails=True))
+    assert ui.text.count("left: b") == 1
+    assert caught.value.details == ()
+    assert caught.value.left == ("b",)
+
+
+def test_ask_shows_what_is_left_before_the_question() -> None:
+    ui = RecordingUi(answers=["c"])
+
+    def fail() -> None:
+        raise UndoError("a is left behind", left=("a",))
+
+    with pytest.raises(UndoError), phases(ui, on_error="ask") as runner:
+        runner.do("fail", fail)
+    assert ui.said[1] == ("error", "  left: a")
+
+
 def test_abort_applies_to_an_error_between_phases() -> None:
     made = Recorder()
     with pytest.raises(BuildError), phases(on_error="abort") as runner:
@@ -267,6 +327,17 @@ def test_debug_pauses_after_each_phase() -> None:
 
 def _fail() -> None:
     raise BuildError("no")
+
+
+def _removal() -> Removal:
+    return Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed='named "x"',
+        find=lambda token: None,
+        delete=lambda key, token: None,
+    )
 
 
 def test_debug_without_a_terminal_does_not_pause() -> None:

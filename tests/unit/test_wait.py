@@ -84,6 +84,78 @@ def test_insist_ends_with_the_last_refusal() -> None:
         insist(send, is_done=lambda: False, token=CancelToken(deadline=0.2))
 
 
+@pytest.mark.parametrize("where", ["send", "is_done", "held_up"])
+def test_insist_keeps_the_last_refusal_wherever_the_deadline_passes(where: str) -> None:
+    token = CancelToken()
+    calls: list[str] = []
+
+    def call(name: str) -> None:
+        calls.append(name)
+        if name == where and (name != "send" or calls.count("send") > 1):
+            token.cancel()
+            token.check()
+
+    def send() -> None:
+        call("send")
+        raise _refusal(409)
+
+    def is_done() -> bool:
+        call("is_done")
+        return False
+
+    def held_up() -> str:
+        call("held_up")
+        return ""
+
+    with pytest.raises(CloudError, match="refused"):
+        insist(send, is_done=is_done, held_up=held_up, token=token)
+
+
+def test_insist_is_cancelled_where_nothing_was_refused() -> None:
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        insist(token.check, is_done=lambda: False, token=token)
+
+
+def test_the_deadline_does_not_count_while_it_is_known_what_holds_it_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "_REPORT_EVERY", 0.3)
+    begun = time.monotonic()
+    told: list[str] = []
+
+    def held_up() -> str:
+        return "snapshot snap-1 is pending" if time.monotonic() - begun < 1.5 else ""
+
+    def send() -> None:
+        raise _refusal(409)
+
+    with pytest.raises(CloudError, match="refused"):
+        insist(
+            send,
+            is_done=lambda: False,
+            held_up=held_up,
+            tell=told.append,
+            token=CancelToken(deadline=0.7),
+        )
+    assert 1.5 < time.monotonic() - begun < 3.5
+    assert 1 <= len(told) <= 5
+    assert told[0].startswith("DeleteX is refused while snapshot snap-1 is pending (")
+
+
+def test_what_holds_it_up_does_so_only_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LONGEST_SECONDS", 0.5)
+
+    def send() -> None:
+        raise _refusal(409)
+
+    begun = time.monotonic()
+    with pytest.raises(CloudError, match="refused"):
+        insist(send, is_done=lambda: False, held_up=lambda: "x", token=CancelToken(deadline=0.4))
+    assert 0.5 < time.monotonic() - begun < 2.0
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_insist_does_not_repeat_what_is_forbidden(status: int) -> None:
     tries = []
@@ -137,8 +209,9 @@ def test_a_call_that_was_not_done_is_sent_again() -> None:
 
 
 @pytest.mark.usefixtures("quick_looks")
-def test_a_conflict_after_a_lost_answer_means_that_it_was_done() -> None:
-    answers = [_refusal(503), _refusal(409)]
+@pytest.mark.parametrize("status", [400, 409, 429])
+def test_a_refusal_after_a_lost_answer_may_mean_that_it_was_done(status: int) -> None:
+    answers = [_refusal(503), _refusal(status)]
 
     def find() -> str | None:
         return None if answers else "ami-1"
@@ -149,6 +222,32 @@ def test_a_conflict_after_a_lost_answer_means_that_it_was_done() -> None:
     assert sent_once(send, find, token=CancelToken()) == "ami-1"
 
 
+@pytest.mark.usefixtures("quick_looks")
+@pytest.mark.parametrize("status", [400, 409, 429])
+def test_a_refusal_after_a_lost_answer_leaves_in_doubt_what_is_not_found(status: int) -> None:
+    answers = [_refusal(503), _refusal(status)]
+
+    def send() -> str:
+        raise answers.pop(0)
+
+    with pytest.raises(CloudError) as caught:
+        sent_once(send, lambda: None, token=CancelToken())
+    assert (caught.value.status, caught.value.maybe_done) == (status, True)
+
+
+@pytest.mark.parametrize("error", [Cancelled(), CloudError("no", action="ReadX", status=403)])
+def test_a_look_that_fails_leaves_it_in_doubt(error: BuildError) -> None:
+    def send() -> str:
+        raise _refusal(503)
+
+    def find() -> str | None:
+        raise error
+
+    with pytest.raises(BuildError) as caught:
+        sent_once(send, find, token=CancelToken())
+    assert caught.value is error and error.maybe_done
+
+
 def test_a_clear_refusal_is_neither_looked_after_nor_repeated() -> None:
     def send() -> str:
         raise _refusal(409)
@@ -156,8 +255,9 @@ def test_a_clear_refusal_is_neither_looked_after_nor_repeated() -> None:
     def find() -> str | None:
         raise AssertionError("not to be called")
 
-    with pytest.raises(CloudError, match="refused"):
+    with pytest.raises(CloudError, match="refused") as caught:
         sent_once(send, find, token=CancelToken())
+    assert not caught.value.maybe_done
 
 
 def test_cancel() -> None:
