@@ -6,33 +6,37 @@ All that it made on the machine is gone when the `with` block ends, whatever is 
 import asyncio
 import json
 import os
-import secrets
 import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
-from packer_plugin_osc_chroot.localcloud import assumptions, state
+from packer_plugin_osc_chroot.localcloud import assumptions, control, saved, state
 from packer_plugin_osc_chroot.localcloud.disks import Disks
-from packer_plugin_osc_chroot.localcloud.files import copy_sparse, gibibytes
+from packer_plugin_osc_chroot.localcloud.files import gibibytes, replace_sparse
 from packer_plugin_osc_chroot.localcloud.images import (
     TINY_IMAGE_ID,
     can_make_tiny_image,
     tiny_image,
 )
+from packer_plugin_osc_chroot.localcloud.inventory import Inventory, take_inventory
+from packer_plugin_osc_chroot.localcloud.keeper import Keeper, bring_back
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
 from packer_plugin_osc_chroot.localcloud.openapi import load_document
 from packer_plugin_osc_chroot.localcloud.record import Defect, Record, RecordedCall
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.remains import Remains, register
+from packer_plugin_osc_chroot.localcloud.saved import Saved
 from packer_plugin_osc_chroot.localcloud.server import ApiServer
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker
+from packer_plugin_osc_chroot.localcloud.state import new_account
 from packer_plugin_osc_chroot.localcloud.trouble import Trouble
 
 _T = TypeVar("_T")
@@ -53,42 +57,44 @@ class LocalCloud:
         source_omis: Mapping[str, Path] | None = None,
         record: Path | None = None,
         trouble: Trouble | None = None,
+        state: Path | None = None,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
         self._source_omis = source_omis
         self._record_file = record
         self._trouble = trouble or Trouble()
-        self._account = state.Account(
-            account_id=f"{secrets.randbelow(10**12):012}",
-            alias="localcloud",
-            access_key="".join(secrets.choice(_KEY_LETTERS) for _ in range(20)),
-            secret_key="".join(secrets.choice(_KEY_LETTERS) for _ in range(40)),
-        )
+        self._state = Path(os.path.realpath(state)) if state is not None else None
         self._undo = ExitStack()
         self._loop = asyncio.new_event_loop()
-        self._leftovers: list[str] | None = None
+        self._inventory: Inventory | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as undo:
             undo.callback(self._loop.close)
+            before = None
+            if self._state is not None:
+                undo.enter_context(saved.opened(self._state))
+                before = saved.read(self._state)
+            self._accounts = before.accounts if before else [new_account("localcloud")]
+            self._account = self._accounts[0]
             stream = None
             if self._record_file is not None:
                 stream = undo.enter_context(open(self._record_file, "w", encoding="utf-8"))
             self._record = Record(clock=lambda: state.iso(state.now()), stream=stream)
             self._document = load_document()
             self._trouble.check_actions(self._document.actions)
-            self._remains: Remains = register()
+            self._remains: Remains = register(data=self._state)
             undo.callback(self._remains.remove)
             self._disks = Disks(self._remains)
             self._config_file = self._remains.directory / "config.json"
             # osc-sdk-python lets the profile file win over the environment: give it an empty one.
             self._config_file.write_text(json.dumps({"default": {}}))
-            sources = self._sources()
+            sources = self._sources() if before is None else {}
             thread = threading.Thread(target=self._loop.run_forever, name="localcloud", daemon=True)
             thread.start()
             undo.callback(thread.join)
             undo.callback(self._loop.call_soon_threadsafe, self._loop.stop)
-            self._run(self._open(sources))
+            self._run(self._open(sources, before))
             undo.callback(lambda: self._run(self._close()))
             self._undo = undo.pop_all()
         return self
@@ -100,7 +106,7 @@ class LocalCloud:
         trace: TracebackType | None,
     ) -> None:
         with self._undo:
-            self._leftovers = self.leftovers()
+            self._inventory = self.inventory()
 
     def _run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -120,19 +126,24 @@ class LocalCloud:
             return {}
         return {TINY_IMAGE_ID: tiny_image(self._remains.directory / "tiny.raw")}
 
-    async def _open(self, sources: Mapping[str, Path]) -> None:
+    async def _open(self, sources: Mapping[str, Path], before: Saved | None) -> None:
         self._region = Region(
-            account=self._account,
+            accounts=self._accounts,
             disks=self._disks,
             latency=self._latency,
             record=self._record,
             trouble=self._trouble,
+            before=before,
         )
+        self.lost = bring_back(self._region, before) if before is not None else []
         for image_id, file in sources.items():
             self._add_source(image_id, file)
+        if self._state is not None:
+            self._region.write = Keeper(self._region, self._state).write
+            await self._region.write()
         self._region.start(self._region.history.keep())
         checker = SignatureChecker(
-            {self._account.access_key: self._account.secret_key},
+            {each.access_key: each.secret_key for each in self._accounts},
             region=self._region.name,
             now=state.now,
             monotonic=time.monotonic,
@@ -146,6 +157,15 @@ class LocalCloud:
         await site.start()
         port = self._runner.addresses[0][1]
         self.url = f"http://{_HOST}:{port}"
+        self._control = await control.listen(
+            self._remains.directory,
+            {
+                "about": lambda _: self._about(),
+                "environment": lambda _: self.environment(),
+                "inventory": lambda _: asdict(self._take_inventory()),
+                "root-image": lambda image_id: {"file": str(self._root_file(image_id))},
+            },
+        )
 
     def _add_source(self, image_id: str, file: Path) -> None:
         snapshot = state.Snapshot(
@@ -157,7 +177,10 @@ class LocalCloud:
             state="completed",
             progress=100,
         )
-        self._disks.adopt_snapshot(snapshot.snapshot_id, file)
+        if file.is_relative_to(self._remains.directory):
+            self._disks.take_over_snapshot(snapshot.snapshot_id, file)
+        else:
+            self._disks.adopt_snapshot(snapshot.snapshot_id, file)
         bsu = {
             "DeleteOnVmDeletion": True,
             "SnapshotId": snapshot.snapshot_id,
@@ -179,6 +202,7 @@ class LocalCloud:
         self._region.source_ids |= {snapshot.snapshot_id, image_id}
 
     async def _close(self) -> None:
+        await self._control.cleanup()
         await self._runner.cleanup()
         await self._region.close()
 
@@ -230,27 +254,20 @@ class LocalCloud:
 
         Also after closing.
         """
-        if self._leftovers is not None:
-            return list(self._leftovers)
-        return self._read(self._find_leftovers)
+        return list(self.inventory().left_over)
 
-    def _find_leftovers(self) -> list[str]:
-        region = self._region
-        found = []
-        for volume in region.volumes.values():
-            if volume.volume_id == region.root_volume_id or volume.state == "deleting":
-                continue
-            link = volume.link
-            linked = f", {link.state} as {link.device_name}" if link is not None else ""
-            found.append(f"volume {volume.volume_id} ({volume.state}{linked})")
-        used = {key for image in region.images.values() for key in image.snapshot_ids()}
-        for snapshot in region.snapshots.values():
-            if snapshot.state == "deleting" or snapshot.snapshot_id in used | region.source_ids:
-                continue
-            found.append(f"snapshot {snapshot.snapshot_id} ({snapshot.state}) belongs to no OMI")
-        found += [f"mount {path}" for path in self._remains.mounts()]
-        found += [f"process {holder}" for holder in self._remains.holders()]
-        return found
+    def inventory(self) -> Inventory:
+        """What exists in the Region. Also after closing: what existed then."""
+        return self._inventory or self._read(self._take_inventory)
+
+    def _take_inventory(self) -> Inventory:
+        on_machine = [f"mount {path}" for path in self._remains.mounts()]
+        on_machine += [f"process {holder}" for holder in self._remains.holders()]
+        return take_inventory(self._region, on_machine=on_machine)
+
+    def _about(self) -> dict[str, Any]:
+        directory = self._state or self._remains.directory
+        return {"url": self.url, "pid": os.getpid(), "directory": str(directory)}
 
     def ended_at_start(self) -> list[str]:
         """Processes that were still in disks of localclouds that had been killed."""
@@ -277,9 +294,17 @@ class LocalCloud:
         )
 
     def root_image(self, image_id: str) -> Path:
-        """The raw disk image of an OMI's root volume: read it, do not write to it."""
-        root = self._read(lambda: self._region.images[image_id].root_snapshot_id())
-        return self.snapshot_file(root)
+        """The raw disk image of an OMI's root volume: read it, do not write to it.
+
+        Raises LookupError for an OMI that does not exist.
+        """
+        return self._read(lambda: self._root_file(image_id))
+
+    def _root_file(self, image_id: str) -> Path:
+        image = self._region.images.get(image_id)
+        if image is None:
+            raise LookupError(f"there is no OMI {image_id}")
+        return self._disks.snapshot_file(image.root_snapshot_id())
 
     def snapshot_file(self, snapshot_id: str) -> Path:
         return self._disks.snapshot_file(snapshot_id)
@@ -289,16 +314,7 @@ class LocalCloud:
 
     def export(self, image_id: str, file: Path) -> None:
         """Write an OMI's root volume as a raw disk image; replaces `file`."""
-        part = file.with_name(f".{file.name}.part")
-        part.unlink(missing_ok=True)
-        try:
-            copy_sparse(self.root_image(image_id), part)
-            os.replace(part, file)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-_KEY_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+        replace_sparse(self.root_image(image_id), file)
 
 
 def _names_a_cloud(variable: str) -> bool:

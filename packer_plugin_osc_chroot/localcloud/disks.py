@@ -4,6 +4,7 @@ A linked volume is `/dev/xvdX` with partitions `/dev/xvdX1`…, nodes with the n
 device. Everything here blocks and runs in the Region's thread pool, except where it says otherwise.
 """
 
+import errno
 import os
 import stat
 import threading
@@ -62,17 +63,20 @@ class Disks:
 
     def __init__(self, remains: Remains) -> None:
         self._remains = remains
-        self._directory = remains.directory
-        self._foreign: dict[str, ForeignFile] = {}
+        self._directory = remains.data
+        # Snapshots whose data is a user's own file.
+        self.foreign: dict[str, ForeignFile] = {}
         for folder in ("volumes", "snapshots"):
-            (self._directory / folder).mkdir()
+            (self._directory / folder).mkdir(exist_ok=True)
+            for part in (self._directory / folder).glob(".*.part"):
+                part.unlink()
 
     def volume_file(self, volume_id: str) -> Path:
         return self._directory / "volumes" / f"{volume_id}.raw"
 
     def snapshot_file(self, snapshot_id: str) -> Path:
         """The snapshot's data; for a source OMI that could not be cloned, the user's own file."""
-        foreign = self._foreign.get(snapshot_id)
+        foreign = self.foreign.get(snapshot_id)
         return foreign.path if foreign else self._directory / "snapshots" / f"{snapshot_id}.raw"
 
     def adopt_snapshot(self, snapshot_id: str, image: Path) -> None:
@@ -85,7 +89,18 @@ class Disks:
             cloned = files.try_clone(reader.fileno(), writer.fileno())
         if not cloned:
             target.unlink()
-            self._foreign[snapshot_id] = ForeignFile.of(image.resolve())
+            self.foreign[snapshot_id] = ForeignFile.of(image.resolve())
+
+    def take_over_snapshot(self, snapshot_id: str, image: Path) -> None:
+        """Make a file of ours a snapshot's data: it is moved."""
+        target = self._directory / "snapshots" / f"{snapshot_id}.raw"
+        try:
+            os.rename(image, target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            files.replace_sparse(image, target)
+            image.unlink()
 
     def create_volume(self, volume_id: str, *, size: int, snapshot_id: str) -> None:
         """Make a volume of `size` bytes, from a snapshot unless `snapshot_id` is empty."""
@@ -93,19 +108,19 @@ class Disks:
         if not snapshot_id:
             files.create_sparse(target, size=size)
             return
-        files.copy_sparse(self.snapshot_file(snapshot_id), target, size=size)
-        foreign = self._foreign.get(snapshot_id)
+        files.replace_sparse(self.snapshot_file(snapshot_id), target, size=size)
+        foreign = self.foreign.get(snapshot_id)
         if foreign is not None:
             foreign.check()
 
     def create_snapshot(self, snapshot_id: str, source: Path) -> None:
-        files.copy_sparse(source, self._directory / "snapshots" / f"{snapshot_id}.raw")
+        files.replace_sparse(source, self._directory / "snapshots" / f"{snapshot_id}.raw")
 
     def delete_volume(self, volume_id: str) -> None:
         self.volume_file(volume_id).unlink(missing_ok=True)
 
     def delete_snapshot(self, snapshot_id: str) -> None:
-        if self._foreign.pop(snapshot_id, None) is None:
+        if self.foreign.pop(snapshot_id, None) is None:
             self.snapshot_file(snapshot_id).unlink(missing_ok=True)
 
     def reserve(self, name: str) -> None:

@@ -36,6 +36,17 @@ def copy_sparse(source: Path, target: Path, *, size: int | None = None) -> None:
             writer.truncate(size)
 
 
+def replace_sparse(source: Path, target: Path, *, size: int | None = None) -> None:
+    """Copy `source`, holes kept, over whatever `target` is: in one step, once it is complete."""
+    part = target.with_name(f".{target.name}.part")
+    part.unlink(missing_ok=True)
+    try:
+        copy_sparse(source, part, size=size)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
 def try_clone(source: int, target: int) -> bool:
     """Let the file `target` share the extents of `source`; False where that is not possible."""
     try:

@@ -6,7 +6,7 @@ thread pool. The actions of the API (`actions_*.py`) are functions over this cla
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
@@ -18,6 +18,7 @@ from packer_plugin_osc_chroot.localcloud.history import History, Resources
 from packer_plugin_osc_chroot.localcloud.latency import Latency
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.record import Record
+from packer_plugin_osc_chroot.localcloud.saved import Saved
 from packer_plugin_osc_chroot.localcloud.state import (
     Account,
     Image,
@@ -37,6 +38,10 @@ _DISK_THREADS = 8
 _PROGRESS_SECONDS = 0.1
 
 
+async def _nowhere() -> None:
+    """For a Region that is not kept."""
+
+
 class Region:
     """Made, used and closed on the thread of its event loop."""
 
@@ -46,13 +51,17 @@ class Region:
     def __init__(
         self,
         *,
-        account: Account,
+        accounts: Sequence[Account],
         disks: Disks,
         latency: Latency,
         record: Record,
         trouble: Trouble,
+        before: Saved | None = None,
     ) -> None:
-        self.accounts = {account.access_key: account}
+        """`accounts` by their keys; the VM is the first one's. `before` is a Region to go on with."""
+        self.accounts = {account.access_key: account for account in accounts}
+        # Has what changed written where the Region is kept (see `keeper.py`).
+        self.write: Callable[[], Awaitable[None]] = _nowhere
         self.disks = disks
         self.latency = latency
         self.record = record
@@ -62,12 +71,16 @@ class Region:
         self.images: dict[str, Image] = {}
         self.source_ids: set[str] = set()
         self.client_tokens: dict[tuple[str, str, str], tuple[Json, str]] = {}
-        self.vm = self._start_vm(account)
+        if before is None:
+            self.vm = self._start_vm(accounts[0])
+        else:
+            self.vm, self.root_volume_id = before.vm, before.root_volume_id
         live = Resources(
             vm=self.vm, volumes=self.volumes, snapshots=self.snapshots, images=self.images
         )
         self.history = History(live, stale=trouble.stale_reads)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writes: set[asyncio.Future[None]] = set()
         self._copies: dict[str, list[asyncio.Future[None]]] = {}
         self._attachments: dict[str, Attachment] = {}
         self._pool = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="localcloud-disk")
@@ -115,8 +128,13 @@ class Region:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        if task.cancelled():
+            return
+        if task.exception() is not None:
             self.record.add_defect(f"localcloud: a transition failed: {task.exception()!r}")
+        writing = asyncio.ensure_future(self.write())
+        self._writes.add(writing)
+        writing.add_done_callback(self._writes.discard)
 
     # Volumes
 
@@ -308,5 +326,9 @@ class Region:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # Copies go on to their end in the pool: what is kept is to be complete.
+        copies = [copy for copies in self._copies.values() for copy in copies]
+        await asyncio.gather(*copies, *self._writes, return_exceptions=True)
+        await self.write()
         self._watch.close()
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)

@@ -37,13 +37,15 @@ def runtime_directory() -> Path:
 
 @dataclass(frozen=True)
 class Remains:
-    """One localcloud's traces. `directory` holds its disk files, `lock` is an open descriptor.
+    """One localcloud's traces. `lock` is an open descriptor.
 
-    `ended` are the processes that were in the way of removing what dead localclouds left.
+    `directory` goes with it, and `data`, which holds its disk files, lies in it unless its user
+    keeps it. `ended` are the processes that were in the way of removing what dead ones left.
     """
 
     name: str
     directory: Path
+    data: Path
     runtime: Path
     lock: int
     ended: Sequence[Holder] = ()
@@ -68,45 +70,82 @@ class Remains:
 
     def mounts(self) -> list[str]:
         """Where disks of this localcloud are mounted."""
-        return [
-            path for loop in loops.loop_devices(self.directory) for path in users.mounts_of(loop)
-        ]
+        return [path for loop in loops.loop_devices(self.data) for path in users.mounts_of(loop)]
 
     def holders(self) -> list[Holder]:
         """Processes that lie in disks of this localcloud, or have files of them open."""
         found = {
             holder.pid: holder
-            for loop in loops.loop_devices(self.directory)
+            for loop in loops.loop_devices(self.data)
             for holder in users.file_holders(loop)
         }
         return list(found.values())
 
     def remove(self) -> None:
         """Remove everything, and end the entry. Processes in the way are ended."""
-        _remove(self.name, self.directory, self.runtime)
+        _remove(Entry(self.name, self.directory, self.data), self.runtime)
         # Whoever starts meanwhile looks at every entry: none may go, or lose its lock, under it.
         with _registry_lock(self.runtime):
-            _unlink_entry(self.runtime / "clouds" / self.name, self.directory)
+            _unlink_entry(self.runtime / "clouds" / self.name, self.data)
             os.close(self.lock)
 
 
-def register() -> Remains:
-    """Start a localcloud's entry and directory; first remove what dead ones left."""
-    runtime = runtime_directory()
-    for folder in (runtime, runtime / "clouds", runtime / "names"):
-        folder.mkdir(mode=0o700, exist_ok=True)
-    if runtime.lstat().st_uid != os.geteuid():
-        raise PermissionError(f"{runtime} belongs to another user: remove it")
+@dataclass(frozen=True)
+class Entry:
+    """What the registry knows of a localcloud: its name, its directory, where its disk files are."""
+
+    name: str
+    directory: Path
+    data: Path
+
+    @classmethod
+    def read(cls, file: Path) -> "Entry | None":
+        """None for one that is not of this kind."""
+        lines = file.read_text().splitlines()
+        directory = Path(lines[0]) if lines else Path()
+        if directory.name != f"osc-chroot-localcloud-{file.name}":
+            return None
+        return cls(file.name, directory, Path(lines[1]) if len(lines) > 1 else directory)
+
+
+def register(*, data: Path | None = None) -> Remains:
+    """Start a localcloud's entry and directory; first remove what dead ones left.
+
+    `data` is the user's directory for its disk files, where there is one.
+    """
+    runtime = _registry()
     with _registry_lock(runtime):
         ended = remove_dead(runtime)
         name = secrets.token_hex(6)
         directory = Path(tempfile.gettempdir()).resolve() / f"osc-chroot-localcloud-{name}"
         entry = runtime / "clouds" / name
-        entry.write_text(f"{directory}\n")
+        data = data or directory
+        entry.write_text(f"{directory}\n{data}\n")
         lock = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         directory.mkdir(mode=0o700)
-    return Remains(name=name, directory=directory, runtime=runtime, lock=lock, ended=ended)
+    return Remains(
+        name=name, directory=directory, data=data, runtime=runtime, lock=lock, ended=ended
+    )
+
+
+def clean() -> list[str]:
+    """Remove what dead localclouds left; what there was, in words. Those that run are not touched."""
+    runtime = _registry()
+    found: list[str] = []
+    with _registry_lock(runtime):
+        ended = remove_dead(runtime, found=found)
+    return [*(f"process {holder}" for holder in ended), *found]
+
+
+def _registry() -> Path:
+    """Made where it is missing. Raises PermissionError where it is another user's."""
+    runtime = runtime_directory()
+    for folder in (runtime, runtime / "clouds", runtime / "names"):
+        folder.mkdir(mode=0o700, exist_ok=True)
+    if runtime.lstat().st_uid != os.geteuid():
+        raise PermissionError(f"{runtime} belongs to another user: remove it")
+    return runtime
 
 
 @contextmanager
@@ -119,29 +158,31 @@ def _registry_lock(runtime: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def remove_dead(runtime: Path) -> list[Holder]:
+def remove_dead(runtime: Path, *, found: list[str] | None = None) -> list[Holder]:
     """Remove what localclouds left that were killed. The registry must be locked.
 
-    Returns the processes that were ended for it.
+    Returns the processes that were ended for it; `found` gets what else there was.
     """
     ended = []
+    found = [] if found is None else found
     for entry in list((runtime / "clouds").iterdir()):
         # One of another version of this program may not take the registry's lock to end.
         with suppress(FileNotFoundError):
-            ended += _remove_if_dead(entry, runtime)
+            ended += _remove_if_dead(entry, runtime, found)
     return ended
 
 
-def _remove_if_dead(entry: Path, runtime: Path) -> list[Holder]:
-    handle = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
+def _remove_if_dead(file: Path, runtime: Path, found: list[str]) -> list[Holder]:
+    handle = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        directory = Path(entry.read_text().strip())
-        if directory.name != f"osc-chroot-localcloud-{entry.name}":
-            entry.unlink()
+        entry = Entry.read(file)
+        if entry is None:
+            file.unlink()
             return []
-        ended = _remove(entry.name, directory, runtime)
-        _unlink_entry(entry, directory)
+        found += _traces(entry, runtime)
+        ended = _remove(entry, runtime)
+        _unlink_entry(file, entry.data)
         return ended
     except BlockingIOError:
         return []
@@ -149,25 +190,41 @@ def _remove_if_dead(entry: Path, runtime: Path) -> list[Holder]:
         os.close(handle)
 
 
-def _unlink_entry(entry: Path, directory: Path) -> None:
+def _traces(entry: Entry, runtime: Path) -> list[str]:
+    devices = list(loops.loop_devices(entry.data))
+    mounts = [path for loop in devices for path in users.mounts_of(loop)]
+    nodes = [node for name in _names_of(entry.name, runtime) for node in nodes_of(name.name)]
+    return [
+        *(f"mount {path}" for path in mounts),
+        *(f"loop device {loop.path}" for loop in devices),
+        *(f"device node {node}" for node in nodes),
+        *([f"directory {entry.directory}"] if entry.directory.exists() else []),
+    ]
+
+
+def _unlink_entry(file: Path, data: Path) -> None:
     """End an entry, unless a disk is still there: the next to start tries again."""
-    if not any(loops.loop_devices(directory)):
-        entry.unlink(missing_ok=True)
+    if not any(loops.loop_devices(data)):
+        file.unlink(missing_ok=True)
 
 
-def _remove(name: str, directory: Path, runtime: Path) -> list[Holder]:
+def _remove(entry: Entry, runtime: Path) -> list[Holder]:
     ended = []
-    for loop in list(loops.loop_devices(directory)):
+    for loop in list(loops.loop_devices(entry.data)):
         # One disk that cannot be freed must not keep the others.
         with suppress(OSError):
             ended += free(loop)
-    for reservation in (runtime / "names").iterdir():
-        if _holder(reservation) == name:
-            for node in nodes_of(reservation.name):
-                node.unlink(missing_ok=True)
-            reservation.unlink(missing_ok=True)
-    shutil.rmtree(directory, ignore_errors=True)
+    for reservation in _names_of(entry.name, runtime):
+        for node in nodes_of(reservation.name):
+            node.unlink(missing_ok=True)
+        reservation.unlink(missing_ok=True)
+    shutil.rmtree(entry.directory, ignore_errors=True)
     return ended
+
+
+def _names_of(name: str, runtime: Path) -> list[Path]:
+    """The reservations of the localcloud `name`."""
+    return [each for each in (runtime / "names").iterdir() if _holder(each) == name]
 
 
 def _holder(reservation: Path) -> str:

@@ -194,7 +194,10 @@ class ApiServer:
         if account is None and action in PUBLIC_ACTIONS:
             return await PUBLIC_ACTIONS[action](self._region, None, parameters)
         if account is not None and action in ACTIONS:
-            return await ACTIONS[action](self._region, account, parameters)
+            answer = await ACTIONS[action](self._region, account, parameters)
+            if not action.startswith("Read"):
+                await self._region.write()
+            return answer
         raise ApiError("operation-not-supported", f"The localcloud does not simulate {action}.")
 
     def _account(self, request: web.Request, body: bytes) -> Account:

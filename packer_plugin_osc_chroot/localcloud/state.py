@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from packer_plugin_osc_chroot.localcloud.disks import Attachment
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 
+_KEY_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
 
 def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(4)}"
@@ -49,6 +51,16 @@ class Account:
             "LastName": "Cloud",
             "ZipCode": "92210",
         }
+
+
+def new_account(alias: str, *, account_id: str = "") -> Account:
+    """An account with keys of its own."""
+    return Account(
+        account_id=account_id or f"{secrets.randbelow(10**12):012}",
+        alias=alias,
+        access_key="".join(secrets.choice(_KEY_LETTERS) for _ in range(20)),
+        secret_key="".join(secrets.choice(_KEY_LETTERS) for _ in range(40)),
+    )
 
 
 def tags_view(tags: dict[str, str]) -> list[Json]:

@@ -1,0 +1,138 @@
+"""`localcloud status`, `export` and `clean`: at Regions that run, and at those kept in directories."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from packer_plugin_osc_chroot.localcloud import saved
+from packer_plugin_osc_chroot.localcloud.command_serve import export_lines
+from packer_plugin_osc_chroot.localcloud.control import Running, running
+from packer_plugin_osc_chroot.localcloud.files import replace_sparse
+from packer_plugin_osc_chroot.localcloud.inventory import Inventory, take_inventory
+from packer_plugin_osc_chroot.localcloud.region_options import UsageError, check_writable
+from packer_plugin_osc_chroot.localcloud.remains import clean
+from packer_plugin_osc_chroot.localcloud.tell import say
+
+_STATE_HELP = "the Region kept in DIR, whether it runs or not (default: one that runs)"
+
+
+def add_status(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "status",
+        help="what exists in a Region, and what is left over",
+        description="List the OMIs, snapshots and volumes of every Region that runs on this machine,"
+        " or of the one kept in a directory, and say what is left over: what belongs to no OMI.",
+    )
+    parser.add_argument("--state", metavar="DIR", type=Path, help=_STATE_HELP)
+    parser.add_argument(
+        "--exports",
+        action="store_true",
+        help="print what a shell has to set to use the Region, and nothing else",
+    )
+    parser.set_defaults(follow=status)
+
+
+def add_export(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "export",
+        help="write an OMI's root volume as a raw disk image",
+        description="Write the root volume of OMI to FILE as a raw disk image, which QEMU and"
+        " losetup take as it is. FILE is replaced, in one step.",
+    )
+    parser.add_argument("omi", metavar="OMI", help="its id (status lists them)")
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--state", metavar="DIR", type=Path, help=_STATE_HELP)
+    parser.set_defaults(follow=export)
+
+
+def add_clean(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = actions.add_parser(
+        "clean",
+        help="remove what localclouds left that were killed",
+        description="Remove the mounts, loop devices, device nodes and files of localclouds that"
+        " were killed, and end processes that hold on to them. Those that run, and what is kept in"
+        " directories (--state), stay as they are. Starting a localcloud does the same.",
+    )
+    parser.set_defaults(follow=clean_up)
+
+
+def status(options: argparse.Namespace, command: Sequence[str]) -> int:
+    if options.exports:
+        environment: dict[str, str] = _one(options.state).ask("environment")
+        print("\n".join(export_lines(environment)))
+        return 0
+    found = _found(options.state)
+    if options.state is not None and not found:
+        print(f"Region in {options.state}, not running:")
+        _show(take_inventory(_saved(options.state)))
+        return 0
+    if not found:
+        print("no localcloud runs here")
+    for each in found:
+        about = each.ask("about")
+        print(f"Region at {about['url']}, process {about['pid']}, in {about['directory']}:")
+        _show(Inventory(**each.ask("inventory")))
+    return 0
+
+
+def _show(inventory: Inventory) -> None:
+    for line in inventory.lines():
+        print(f"  {line}")
+
+
+def export(options: argparse.Namespace, command: Sequence[str]) -> int:
+    check_writable("FILE", options.file)
+    if options.state is not None and not _found(options.state):
+        source = _saved_root(options.state, options.omi)
+    else:
+        try:
+            source = Path(_one(options.state).ask(f"root-image/{options.omi}")["file"])
+        except LookupError as error:
+            raise UsageError(str(error)) from None
+    replace_sparse(source, options.file)
+    say(f"wrote the root volume of {options.omi} to {options.file}")
+    return 0
+
+
+def clean_up(options: argparse.Namespace, command: Sequence[str]) -> int:
+    removed = clean()
+    for line in removed:
+        say(f"removed {line}")
+    if not removed:
+        say("nothing was left over")
+    return 0
+
+
+def _found(state: Path | None) -> list[Running]:
+    """Those that run; with `state` the one that has this directory open, if any."""
+    if state is None:
+        return running()
+    wanted = os.path.realpath(state)
+    return [each for each in running() if each.ask("about")["directory"] == wanted]
+
+
+def _one(state: Path | None) -> Running:
+    found = _found(state)
+    if not found:
+        where = f" with --state {state}" if state is not None else ""
+        raise UsageError(f"no localcloud runs here{where}: `localcloud serve` starts one")
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} localclouds run here: say which with --state DIR")
+    return found[0]
+
+
+def _saved(state: Path) -> saved.Saved:
+    found = saved.read(state)
+    if found is None:
+        raise UsageError(f"--state {state}: there is no Region in it")
+    return found
+
+
+def _saved_root(state: Path, image_id: str) -> Path:
+    found = _saved(state)
+    if image_id not in found.images:
+        raise UsageError(f"the Region in {state} has no OMI {image_id}")
+    snapshot_id = found.images[image_id].root_snapshot_id()
+    foreign = found.foreign.get(snapshot_id)
+    return Path(foreign.path) if foreign else state / "snapshots" / f"{snapshot_id}.raw"

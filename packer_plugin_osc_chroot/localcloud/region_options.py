@@ -1,0 +1,94 @@
+"""The options of `localcloud run` and `localcloud serve` that say what their Region is like."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.localcloud.latency import PRESETS
+
+
+class UsageError(Exception):
+    """A command line that cannot be followed. One line."""
+
+
+def add_region_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--source-omi",
+        metavar="ID=FILE",
+        action="append",
+        default=[],
+        type=_source_omi,
+        help="make the raw disk image FILE the OMI with this id (repeatable; FILE is only read, and"
+        " must not change meanwhile)",
+    )
+    parser.add_argument(
+        "--latency",
+        choices=sorted(PRESETS),
+        default="zero",
+        help="how long things take: zero (the default), or typical (volume 3 s, link and unlink 2 s,"
+        " snapshot 20 s, OMI 1 s, 50 ms on every call)",
+    )
+    parser.add_argument(
+        "--state",
+        metavar="DIR",
+        type=Path,
+        help="keep the Region in DIR: what is in it is there again when DIR is next given (one that"
+        " has something in it keeps its source OMIs and keys)",
+    )
+    parser.add_argument(
+        "--record",
+        metavar="FILE",
+        type=Path,
+        help="write every call to FILE as a line of JSON",
+    )
+
+
+def _source_omi(text: str) -> tuple[str, Path]:
+    image_id, _, name = text.partition("=")
+    file = Path(name)
+    if not re.fullmatch(r"ami-[0-9A-Za-z]+", image_id) or not name:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form ami-12345678=FILE")
+    try:
+        with open(file, "rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name}: {error.strerror}") from None
+    if magic == b"QFI\xfb":
+        raise argparse.ArgumentTypeError(
+            f"{name} is a qcow2 image, a raw one is needed: qemu-img convert -O raw makes one"
+        )
+    if not magic:
+        raise argparse.ArgumentTypeError(f"{name} is empty")
+    return image_id, file
+
+
+def check_region_options(options: argparse.Namespace) -> None:
+    """What can be known to fail before anything is started. Raises UsageError."""
+    sources = [image_id for image_id, _ in options.source_omi]
+    for image_id in sources:
+        if sources.count(image_id) > 1:
+            raise UsageError(f"--source-omi names {image_id} more than once")
+    check_writable("--record", options.record)
+    if os.geteuid() != 0:
+        raise UsageError(
+            "linked volumes appear as loop devices, which needs root: run it with sudo"
+        )
+    if not os.path.exists("/dev/loop-control"):
+        raise UsageError("this machine has no loop devices: /dev/loop-control is missing")
+
+
+def check_writable(option: str, file: Path | None) -> None:
+    """Raises UsageError."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise UsageError(f"{option}: {file} cannot be written")
+
+
+def make_cloud(options: argparse.Namespace) -> LocalCloud:
+    return LocalCloud(
+        latency=options.latency,
+        source_omis=dict(options.source_omi) or None,
+        record=options.record,
+        state=options.state,
+    )
