@@ -58,12 +58,15 @@ class LocalCloud:
         record: Path | None = None,
         trouble: Trouble | None = None,
         state: Path | None = None,
+        https: bool = False,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
         self._source_omis = source_omis
         self._record_file = record
         self._trouble = trouble or Trouble()
         self._state = Path(os.path.realpath(state)) if state is not None else None
+        self._https = https
+        self._authorities: Path | None = None
         self._undo = ExitStack()
         self._loop = asyncio.new_event_loop()
         self._inventory: Inventory | None = None
@@ -153,10 +156,16 @@ class LocalCloud:
         )
         self._runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, _HOST, 0)
-        await site.start()
-        port = self._runner.addresses[0][1]
-        self.url = f"http://{_HOST}:{port}"
+        # The VM's metadata are never served over TLS, so this is there in any case.
+        await web.TCPSite(self._runner, _HOST, 0).start()
+        self._metadata_url = self.url = f"http://{_HOST}:{self._runner.addresses[0][1]}"
+        if self._https:
+            # Imported here: it is large, and hardly ever wanted.
+            from packer_plugin_osc_chroot.localcloud.certificate import server_context
+
+            context, self._authorities = server_context(self._remains.directory, host=_HOST)
+            await web.TCPSite(self._runner, _HOST, 0, ssl_context=context).start()
+            self.url = f"https://{_HOST}:{self._runner.addresses[1][1]}"
         self._control = await control.listen(
             self._remains.directory,
             {
@@ -210,14 +219,19 @@ class LocalCloud:
 
     def environment(self) -> dict[str, str]:
         """The variables that point clients at this Region."""
-        return {
+        variables = {
             "OSC_ACCESS_KEY": self._account.access_key,
             "OSC_SECRET_KEY": self._account.secret_key,
             "OSC_REGION": self._region.name,
             "OSC_ENDPOINT_API": f"{self.url}/api/v1",
             "OSC_CONFIG_FILE": str(self._config_file),
-            "OSC_CHROOT_METADATA_URL": self.url,
+            "OSC_CHROOT_METADATA_URL": self._metadata_url,
         }
+        if self._authorities is not None:
+            # Of Python's requests; of OpenSSL, curl and Go.
+            for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CURL_CA_BUNDLE"):
+                variables[name] = str(self._authorities)
+        return variables
 
     def child_environment(self, base: Mapping[str, str]) -> dict[str, str]:
         """`base` for a command that is to see this Region and no real one."""

@@ -31,6 +31,12 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         " snapshot 20 s, OMI 1 s, 50 ms on every call)",
     )
     parser.add_argument(
+        "--https",
+        action="store_true",
+        help="serve the API over HTTPS, with a certificate of its own: REQUESTS_CA_BUNDLE,"
+        " SSL_CERT_FILE and CURL_CA_BUNDLE name a file that has it and this machine's authorities",
+    )
+    parser.add_argument(
         "--state",
         metavar="DIR",
         type=Path,
@@ -91,4 +97,5 @@ def make_cloud(options: argparse.Namespace) -> LocalCloud:
         source_omis=dict(options.source_omi) or None,
         record=options.record,
         state=options.state,
+        https=options.https,
     )
