@@ -7,8 +7,9 @@ import dataclasses
 import logging
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,12 @@ def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken
             f"VM {vm_id} (this one) is not shown in Region {cloud.region} to these credentials",
             hint="Check region, and that access_key belongs to the account that owns this VM",
         )
-    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool:
-        account = pool.submit(_account_id, cloud, token)
-        image = pool.submit(read_image, cloud, config.source_omi, token=token)
-        named = pool.submit(lambda: images_named(cloud, config.omi_name, "", token=token))
+    with _beside(token) as (pool, own):
+        account = pool.submit(_account_id, cloud, own)
+        image = pool.submit(read_image, cloud, config.source_omi, token=own)
+        named = pool.submit(lambda: images_named(cloud, config.omi_name, "", token=own))
         permitted = [
-            pool.submit(_check_permission, cloud, action, body, token)
+            pool.submit(_check_permission, cloud, action, body, own)
             for action, body in _trials(config, identity).items()
         ]
         found = image.result()
@@ -98,7 +99,7 @@ def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken
                 hint="Check the id; ids differ between Regions",
             )
         source = parse_source(found)
-        snapshot = pool.submit(read_snapshot, cloud, source.snapshot_id, token=token)
+        snapshot = pool.submit(read_snapshot, cloud, source.snapshot_id, token=own)
         account_id = account.result()
         _check_name_free(config.omi_name, named.result(), account_id, ui=ui)
         for check in permitted:
@@ -110,6 +111,27 @@ def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken
         source = dataclasses.replace(source, size=int(shown["VolumeSize"]))
     ui.message(f'Source OMI: {source.image_id} "{source.name}", {source.size} GiB')
     return Facts(identity, cloud.region, account_id, source)
+
+
+@contextmanager
+def _beside(token: CancelToken) -> Iterator[tuple[ThreadPoolExecutor, CancelToken]]:
+    """Threads for the block, and the token for what they do: a failure of the block ends them all.
+
+    The pool waits for its threads, and one of them may be repeating a call for minutes.
+    """
+    own = CancelToken()
+    with (
+        token.on_cancel(own.cancel),
+        ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool,
+    ):
+        try:
+            yield pool, own
+        except BaseException:
+            own.cancel()
+            pool.shutdown(wait=False, cancel_futures=True)
+            # Where the build was cancelled, that has its reason.
+            token.check()
+            raise
 
 
 def _account_id(cloud: Cloud, token: CancelToken) -> str:

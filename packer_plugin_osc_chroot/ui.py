@@ -7,6 +7,11 @@ from collections.abc import Iterable
 from typing import Protocol
 
 
+def printable(text: str) -> str:
+    """Text of others on one line of a screen: what could move its cursor or colour it becomes "?"."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 class Ui(Protocol):
     """The user's screen. Each text may have several lines."""
 

@@ -76,9 +76,9 @@ class BuilderServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Cancel(self, request, context):
-        """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. After
-        Run it is harmless; before Run it ends the next one. The shim repeats it every second until Run
-        has ended, since the first call may overtake the stream that it is meant for.
+        """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. One
+        that overtakes the stream it is meant for ends that Run as soon as it starts; one for a builder that
+        is not known is harmless. The shim repeats it every second until Run has ended: a call may be lost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

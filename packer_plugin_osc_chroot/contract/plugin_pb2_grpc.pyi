@@ -55,9 +55,9 @@ class BuilderStub:
     ends after `artifact`, or with a failed status.
     """
     Cancel: _grpc.UnaryUnaryMultiCallable[_plugin_pb2.CancelRequest, _plugin_pb2.CancelResponse]
-    """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. After
-    Run it is harmless; before Run it ends the next one. The shim repeats it every second until Run
-    has ended, since the first call may overtake the stream that it is meant for.
+    """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. One
+    that overtakes the stream it is meant for ends that Run as soon as it starts; one for a builder that
+    is not known is harmless. The shim repeats it every second until Run has ended: a call may be lost.
     """
 
 @_typing.type_check_only
@@ -77,9 +77,9 @@ class BuilderAsyncStub(BuilderStub):
     ends after `artifact`, or with a failed status.
     """
     Cancel: _aio.UnaryUnaryMultiCallable[_plugin_pb2.CancelRequest, _plugin_pb2.CancelResponse]  # type: ignore[assignment]
-    """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. After
-    Run it is harmless; before Run it ends the next one. The shim repeats it every second until Run
-    has ended, since the first call may overtake the stream that it is meant for.
+    """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. One
+    that overtakes the stream it is meant for ends that Run as soon as it starts; one for a builder that
+    is not known is harmless. The shim repeats it every second until Run has ended: a call may be lost.
     """
 
 class BuilderServicer(metaclass=_abc_1.ABCMeta):
@@ -114,9 +114,9 @@ class BuilderServicer(metaclass=_abc_1.ABCMeta):
         request: _plugin_pb2.CancelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_plugin_pb2.CancelResponse, _abc.Awaitable[_plugin_pb2.CancelResponse]]:
-        """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. After
-        Run it is harmless; before Run it ends the next one. The shim repeats it every second until Run
-        has ended, since the first call may overtake the stream that it is meant for.
+        """Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. One
+        that overtakes the stream it is meant for ends that Run as soon as it starts; one for a builder that
+        is not known is harmless. The shim repeats it every second until Run has ended: a call may be lost.
         """
 
 def add_BuilderServicer_to_server(servicer: BuilderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

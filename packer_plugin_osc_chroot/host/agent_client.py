@@ -37,6 +37,7 @@ from packer_plugin_osc_chroot.host.commands import Host, tool_environment
 from packer_plugin_osc_chroot.host.procfs import Family
 from packer_plugin_osc_chroot.host.rootfs import CLOSE_SECONDS, Check
 from packer_plugin_osc_chroot.host.trees import Entry, Stream
+from packer_plugin_osc_chroot.ui import printable
 
 BATCH = 1 << 18
 # How often a wait looks whether the build was cancelled.
@@ -94,7 +95,7 @@ class _Agent:
 
     def gone(self) -> BuildError:
         self._reader.join(1.0)
-        said = b"".join(self._errors).decode("utf-8", "replace").strip().splitlines()
+        said = _lines(b"".join(self._errors))
         detail = f": {said[-1]}" if said else ""
         return BuildError(
             f"the file helper started through command_wrapper ended unexpectedly{detail}",
@@ -119,9 +120,9 @@ class _Agent:
         header = self._take(HEADER.size, check)
         kind, length = HEADER.unpack(header)
         if kind not in KINDS or length > MAX_FRAME:
-            noise = (header + bytes(self._buffer)).decode("utf-8", "replace").splitlines()
+            noise = next(iter(_lines(header + bytes(self._buffer))), "")
             raise BuildError(
-                f'command_wrapper prints on standard output, where files travel: "{noise[0][:60]}"',
+                f'command_wrapper prints on standard output, where files travel: "{noise[:60]}"',
                 hint="Have it print to standard error (>&2), or nothing.",
             )
         return kind, self._take(length, check)
@@ -161,6 +162,12 @@ class _Agent:
         self._reader.join(0.2)
         if not self._reader.is_alive():
             self._child.stderr.close()
+
+
+def _lines(data: bytes) -> list[str]:
+    """What a wrapper or a program behind it has printed, as it may be shown; blank lines left out."""
+    text = data.decode("utf-8", "replace")
+    return [printable(line) for line in text.splitlines() if line.strip()]
 
 
 def _poller(fd: int, event: int) -> select.poll:

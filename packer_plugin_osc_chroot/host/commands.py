@@ -1,4 +1,7 @@
-"""The one door for commands on the host, and what `command_wrapper` means.
+"""The door for commands on the host, and what `command_wrapper` means.
+
+Everything that runs to its end on the host goes through `Host.run` or `Host.shell`; commands in the
+image go through `chroot.py`, and the helper for files lives in `agent_client.py`.
 
 The wrapper is a template around a shell command line: a command of ours is quoted, put into it, and
 the result run by /bin/sh. Without a wrapper our own commands meet no shell at all.

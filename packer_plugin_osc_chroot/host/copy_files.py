@@ -15,8 +15,8 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.mountinfo import Mount, is_below, mounts_below
-from packer_plugin_osc_chroot.host.mounts import umount_all
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
+from packer_plugin_osc_chroot.host.unmounting import umount_all
 from packer_plugin_osc_chroot.ui import Ui
 
 UNDO_SECONDS = 30.0
@@ -27,18 +27,18 @@ def copied_files(
     rootfs: RootFs,
     files: Sequence[str],
     *,
+    host: Host,
+    root: Path,
     ui: Ui,
     token: CancelToken,
-    host: Host | None = None,
-    root: Path | None = None,
 ) -> Iterator[None]:
     """Raises BuildError naming the file where one cannot be copied; UndoError at the end.
 
-    With `host` and `root`, mounts that provisioners made on, below or above a copy are unmounted
-    before the image's own file is put back.
+    Mounts that provisioners made on, below or above a copy are unmounted before the image's own file
+    is put back.
     """
     placed: list[dict[str, Any]] = []
-    before = frozenset(() if root is None else mounts_below(str(root)))
+    before = frozenset(mounts_below(str(root)))
     try:
         for path in files:
             try:
@@ -47,31 +47,32 @@ def copied_files(
                 raise failure(f"copy_files: copying {path}", error) from error
         yield
     finally:
-        undo = CancelToken(deadline=UNDO_SECONDS, reason="putting back copy_files took too long")
         failed: list[str] = []
-        if host is not None and root is not None:
-            try:
-                covering = _covering(str(root), placed, before=before)
-                umount_all(host, str(root), covering, ui=ui, token=undo, hurry=token.cancelled)
-            except UndoError as error:
-                failed += error.left
-            undo = CancelToken(
-                deadline=UNDO_SECONDS, reason="putting back copy_files took too long"
-            )
-        _put_back(rootfs, placed, failed=failed, ui=ui, undo=undo)
+        try:
+            covering = _covering(str(root), placed, before=before)
+            umount_all(host, str(root), covering, ui=ui, token=_undo(), hurry=token.cancelled)
+        except UndoError as error:
+            failed += error.left
+        _put_back(rootfs, placed, failed=failed, ui=ui, undo=_undo())
+
+
+def _undo() -> CancelToken:
+    """For each of the two parts one: the first may have used up its time."""
+    return CancelToken(deadline=UNDO_SECONDS, reason="putting back copy_files took too long")
 
 
 def _covering(
     root: str, placed: Sequence[dict[str, Any]], *, before: Collection[Mount]
 ) -> list[Mount]:
-    """The mounts that were made meanwhile on, below or above a copy, in mounting order."""
+    """The mounts that were made meanwhile on, below or above a copy, in mounting order.
+
+    With them those below one above a copy, which would keep it busy.
+    """
     copies = [root + record["real"] for record in placed if record["real"]]
-    return [
-        mount
-        for mount in mounts_below(root)
-        if mount not in before
-        and any(is_below(mount.mount_point, x) or is_below(x, mount.mount_point) for x in copies)
-    ]
+    new = [mount for mount in mounts_below(root) if mount not in before]
+    points = [mount.mount_point for mount in new]
+    tops = [point for point in points if any(is_below(copy, point) for copy in copies)]
+    return [mount for mount in new if any(is_below(mount.mount_point, x) for x in (*copies, *tops))]
 
 
 def _put_back(

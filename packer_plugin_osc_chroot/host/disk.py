@@ -89,8 +89,8 @@ def find_disk(
     api_name: str,
     device_path: str,
     size: int,
+    before: Mapping[Path, str],
     token: CancelToken,
-    before: Collection[Path] | None = None,
     dev: Path = Path("/dev"),
 ) -> Disk:
     """Wait for the disk of a link to appear. `size` is in GiB, `before` the `disks()` before it.
@@ -111,15 +111,21 @@ def find_disk(
             if named or _is_certain(path, node, before=before, dev=dev):
                 return Disk(volume_id, api_name, node)
         if waited >= _APPEAR_SECONDS:
-            seen = [f"{path} ({(block_size(path) or 0) / GIB:.1f} GiB)" for path in disks(dev=dev)]
+            seen = [_shown(path, instance, before) for path, instance in disks(dev=dev).items()]
             raise BuildError(
                 f"volume {volume_id} is linked as {api_name}, and no disk of {size} GiB appeared as"
                 f" {', '.join(map(str, paths))} within {_APPEAR_SECONDS:.0f} s",
-                hint="Set device_path to the disk's path on this VM",
+                hint=f"Where it is here under another name, have a udev rule link {api_name} to it and"
+                f' set device_path = "{api_name}"; where it is not, dmesg may say why',
                 details=[f"disks here: {', '.join(seen) or 'none'}"],
             )
         token.sleep(_LOOK_EVERY)
         waited += _LOOK_EVERY
+
+
+def _shown(path: Path, instance: str, before: Mapping[Path, str]) -> str:
+    new = "" if before.get(path) == instance else ", new"
+    return f"{path} ({(block_size(path) or 0) / GIB:.1f} GiB{new})"
 
 
 def block_size(path: Path) -> int | None:
@@ -134,13 +140,12 @@ def block_size(path: Path) -> int | None:
         return None
 
 
-def _is_certain(path: Path, node: Path, *, before: Collection[Path] | None, dev: Path) -> bool:
-    if before is not None and node in before:
-        # With the mapping a disk that went is told from one that got its name since.
-        if not isinstance(before, Mapping) or before[node] == _instance(node):
-            return False
+def _is_certain(path: Path, node: Path, *, before: Mapping[Path, str], dev: Path) -> bool:
+    # A disk that went is told from one that got its name since.
+    if node in before and before[node] == _instance(node):
+        return False
     if path.parent == dev and path.name.startswith("sd"):
-        return before is not None and not (dev / "disk/by-id").exists()
+        return not (dev / "disk/by-id").exists()
     return True
 
 
@@ -256,7 +261,7 @@ def check_unused(host: Host, partition: Path, *, token: CancelToken) -> None:
     path = node if block_size(node) else partition
     deadline = time.monotonic() + _CLAIM_SECONDS
     with holders.machine_files(host) as files:
-        while _is_claimed(files, path, token=token):
+        while is_claimed(files, path, token=token):
             if time.monotonic() >= deadline:
                 seen = [
                     line
@@ -273,11 +278,17 @@ def check_unused(host: Host, partition: Path, *, token: CancelToken) -> None:
             token.sleep(0.1)
 
 
-def _is_claimed(files: Files, path: Path, *, token: CancelToken) -> bool:
+def is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
+    """Whether something has the disk or one of its partitions: a mount in any namespace, a filesystem
+    that is unmounted and still writes, swap, RAID. A disk that has gone, or that we may not open, is
+    not claimed by us.
+
+    `files` is of `holders.machine_files`. Raises Cancelled, BuildError where its agent fails.
+    """
     try:
-        return bool(files.call("is_claimed", {"device": str(path)}, check=token.check))
+        return bool(files.call("is_claimed", {"device": str(disk)}, check=token.check))
     except OSError as error:
-        log.info("whether %s is claimed: %s", path, error)
+        log.info("whether %s is claimed: %s", disk, error)
         return False
 
 

@@ -1,10 +1,8 @@
-"""Mounting the root and what goes below it, and unmounting all of it, cleanly.
+"""Mounting the root and what goes below it; `unmounting.py` takes all of it away again.
 
 The root's mount keeps the propagation of the place where it is, so that the copies which services
 with a mount namespace of their own get of it go away with it. A bind mount leaves its source's peer
 group at once: nothing mounted or unmounted below it reaches the host.
-
-Nothing is unmounted lazily: a snapshot taken while the kernel still writes would be worth nothing.
 """
 
 import errno
@@ -19,24 +17,17 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
-from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.disk import block_size, check_unused
-from packer_plugin_osc_chroot.host.mountinfo import Mount, mounts_below
+from packer_plugin_osc_chroot.host.disk import check_unused
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.host.procfs import Family, command_line
-from packer_plugin_osc_chroot.host.rootfs import Files
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
+from packer_plugin_osc_chroot.host.unmounting import release, umount_below
 from packer_plugin_osc_chroot.ui import Ui
 
 UNDO_SECONDS = 120.0
-# For each thing that is still to be undone when that has passed.
-EACH_SECONDS = 10.0
+_RMDIR_SECONDS = 10.0
 _LOOK_EVERY = 0.05
-_GONE = (errno.ENOENT, errno.ENXIO, errno.ENODEV)
-# What looks at new disks (udev, blkid) holds a mount for moments.
-BUSY_RETRIES = 6
-BUSY_PAUSE = 0.05
-RELEASE_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -92,90 +83,6 @@ def _await_end(family: Family, source: str, target: str) -> None:
             ) from None
 
 
-def umount(
-    host: Host,
-    files: Files,
-    target: str,
-    *,
-    root: str,
-    ui: Ui,
-    token: CancelToken,
-    hurry: bool = False,
-) -> None:
-    """Unmount; whoever below `root` keeps it busy is named and ended. Raises UndoError."""
-    failed: CommandError | None = None
-    for attempt in range(BUSY_RETRIES):
-        try:
-            host.run(["umount", "--", target], token=token)
-            return
-        except CommandError as error:
-            if not any(each.mount_point == target for each in mounts_below(target)):
-                return
-            failed = error
-            if "busy" not in "\n".join(error.details):
-                break
-        if attempt == 0:
-            grace = 0.3 if hurry else holders.TERM_GRACE
-            holders.end_holders(host, files, root, ui=ui, token=token, term_grace=grace)
-        else:
-            token.sleep(BUSY_PAUSE * 2**attempt)
-    left = [str(holder) for holder in holders.find(files, root, token=token)]
-    assert failed is not None
-    raise UndoError(
-        f"{target} cannot be unmounted: {failed.details[-1] if failed.details else failed}",
-        left=[f"{target} is still mounted", *left],
-        hint=""
-        if left
-        else "No process holds it; the kernel may (a swap file, a loop device, an NFS export in it).",
-    )
-
-
-def umount_below(
-    host: Host, root: str, *, itself: bool, ui: Ui, token: CancelToken, hurry: bool = False
-) -> None:
-    """Unmount everything below `root`, last first, whoever mounted it; then `root` if `itself`.
-
-    Raises UndoError.
-    """
-    mounts = [each for each in mounts_below(root) if itself or each.mount_point != root]
-    umount_all(host, root, mounts, ui=ui, token=token, hurry=hurry)
-
-
-def umount_all(
-    host: Host,
-    root: str,
-    mounts: Sequence[Mount],
-    *,
-    ui: Ui,
-    token: CancelToken,
-    hurry: bool = False,
-) -> None:
-    """Unmount these, all at or below `root`, last first.
-
-    Goes on after a failure, so that as little as possible stays, and past the token's deadline with
-    a short one for each. Raises one UndoError that names each mount that stays.
-    """
-    first: Exception | None = None
-    left: list[str] = []
-    with holders.machine_files(host) as files:
-        for each in reversed(mounts):
-            point = each.mount_point
-            if point == root and left:
-                left.append(f"{point} is still mounted")
-                continue
-            own = CancelToken(deadline=EACH_SECONDS) if token.cancelled else token
-            try:
-                umount(host, files, point, root=root, ui=ui, token=own, hurry=hurry)
-            except (BuildError, OSError) as error:
-                first = first or error
-                said = error.left if isinstance(error, UndoError) else ()
-                left += said or [f"{point} is still mounted: {error}"]
-    if isinstance(first, UndoError):
-        raise UndoError(first.message, left=list(dict.fromkeys(left)), hint=first.hint)
-    if first is not None:
-        raise UndoError(f"{left[0]}", left=list(dict.fromkeys(left))) from first
-
-
 @contextmanager
 def mounted_root(
     host: Host,
@@ -209,11 +116,11 @@ def mounted_root(
         try:
             umount_below(host, root, itself=True, ui=ui, token=undo, hurry=token.cancelled)
             if mounted:
-                _release(host, device, token=undo)
+                release(host, device, ui=ui, token=undo)
         finally:
             # Only what is empty goes: nothing is lost where the root is still mounted. A failure
             # must not hide what is said above, so the deadline is another.
-            last = CancelToken(deadline=EACH_SECONDS)
+            last = CancelToken(deadline=_RMDIR_SECONDS)
             with suppress(BuildError):
                 for path in reversed(made):
                     host.run(["rmdir", "--", path], token=last, success=range(256))
@@ -240,46 +147,6 @@ def _make_dirs(host: Host, path: str, *, made: list[str], token: CancelToken) ->
         raise BuildError(f"mount_path {path} is not a folder")
 
 
-def _release(host: Host, device: str, *, token: CancelToken) -> None:
-    """Wait until nothing has the device any more, and write out what the kernel still caches.
-
-    A device that is gone has neither.
-    """
-    try:
-        found = os.stat(device)
-        if not stat.S_ISBLK(found.st_mode):
-            return
-        _await_free(host, device, found, token=token)
-        host.run(["blockdev", "--flushbufs", device], token=token)
-    except OSError as error:
-        if error.errno not in _GONE:
-            raise UndoError(
-                f"{device}: cannot tell whether it is free: {error.strerror}",
-                left=[f"{device} may still be in use"],
-            ) from error
-    except CommandError:
-        if block_size(Path(device)):
-            raise
-
-
-def _await_free(host: Host, device: str, found: os.stat_result, *, token: CancelToken) -> None:
-    number = f"{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
-    pause, waited = 0.02, 0.0
-    with holders.machine_files(host) as files:
-        while files.call("is_claimed", {"device": device}, check=token.check):
-            if waited >= RELEASE_SECONDS:
-                arguments = {"device_number": number}
-                left = files.call("find_mounters", arguments, check=token.check)
-                raise UndoError(
-                    f"{device} is unmounted here but still in use elsewhere",
-                    left=left,
-                    hint="A service or container keeps a copy of the mount: stop it.",
-                )
-            token.sleep(pause)
-            waited += pause
-            pause = min(pause * 2, 0.5)
-
-
 @contextmanager
 def extra_mounts(
     host: Host,
@@ -301,7 +168,9 @@ def extra_mounts(
             try:
                 _mount_extra(host, root, rootfs, each, made=made, token=token)
             except BuildError as error:
-                if each.fstype != "binfmt_misc" or token.cancelled:
+                # A mount that still goes on somewhere is no matter of a missing module.
+                optional = each.fstype == "binfmt_misc" and not isinstance(error, UndoError)
+                if not optional or token.cancelled:
                     raise
                 ui.message(f"warning: {each.target} is not mounted: {error.message}")
         yield

@@ -32,10 +32,18 @@ def place(rooted: Rooted, path: str) -> Placed:
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "is no regular file (on this machine)", path)
         made = make_parents(rooted, path)
-        placed: Placed = {"path": path, "made": made, "real": "", "aside": "", "id": None}
+        placed: Placed = {
+            "path": path,
+            "made": made,
+            "real": "",
+            "mount": None,
+            "aside": "",
+            "id": None,
+        }
         try:
             with rooted.find(path, follow=False) as spot:
                 placed["real"] = spot.real
+                placed["mount"] = _mount_of(spot.directory)
                 if spot.stat is not None:
                     aside = f".{spot.name[:200]}.packer-{secrets.token_hex(4)}"
                     os.rename(
@@ -76,10 +84,19 @@ def make_parents(rooted: Rooted, path: str) -> list[str]:
 
 
 def put_back(rooted: Rooted, placed: Placed) -> bool:
-    """Undo `place`. True where somebody had changed the placed file; it goes all the same."""
+    """Undo `place`. True where somebody had changed the placed file; it goes all the same.
+
+    Raises OSError (EBUSY) where a mount hides its folder: what is there belongs to somebody else.
+    """
     changed = False
     if placed["real"]:
         with rooted.find(placed["real"], follow=False) as spot:
+            if _mount_of(spot.directory) != placed["mount"]:
+                raise OSError(
+                    errno.EBUSY,
+                    "its folder is in another mount than before: what is there is left alone",
+                    spot.real,
+                )
             if placed["id"] is not None:
                 now = None if spot.stat is None else _identity(spot.stat)
                 changed = now != placed["id"]
@@ -112,7 +129,7 @@ def _remove_tree(parent: int, name: str, *, shown: str) -> None:
     """
     fd = os.open(name, DIR_FLAGS, dir_fd=parent)
     try:
-        if _is_elsewhere(fd, parent):
+        if _mount_of(fd) != _mount_of(parent):
             raise OSError(errno.EBUSY, "something is mounted on it", shown)
         with os.scandir(fd) as entries:
             found = [(each.name, each.is_dir(follow_symlinks=False)) for each in entries]
@@ -126,11 +143,9 @@ def _remove_tree(parent: int, name: str, *, shown: str) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
-def _is_elsewhere(fd: int, parent: int) -> bool:
-    here, there = mount_id_of(fd), mount_id_of(parent)
-    if here is None or there is None:
-        return os.fstat(fd).st_dev != os.fstat(parent).st_dev
-    return here != there
+def _mount_of(fd: int) -> list[int | None]:
+    """What tells the mount of an open folder from others: its id where the kernel gives it."""
+    return [mount_id_of(fd), os.fstat(fd).st_dev]
 
 
 def _identity(found: os.stat_result) -> list[int]:

@@ -1,6 +1,8 @@
 """Runs one program: its streams, its end, and the end of everything it started on cancel.
 
-`commands.py` and `chroot.py` build on it; nothing else starts programs.
+`commands.py` and `chroot.py` build on it. Two programs are started without it: the helper for files,
+which serves a whole build (`agent_client.py`), and `kill` through a wrapper (`commands.py`), which is
+how programs are ended here.
 """
 
 import logging

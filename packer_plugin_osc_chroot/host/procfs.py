@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from packer_plugin_osc_chroot.ui import printable
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -50,9 +52,9 @@ def command_line(pid: int) -> str:
             words = file.read(4096).split(b"\0")
         text = b" ".join(words).decode("utf-8", "replace").strip()
         if text:
-            return "".join(char if char.isprintable() else "?" for char in text)
+            return printable(text)
         with open(f"/proc/{pid}/comm", "rb") as file:
-            return f"[{file.read().decode('utf-8', 'replace').strip()}]"
+            return f"[{printable(file.read().decode('utf-8', 'replace').strip())}]"
     except OSError:
         return "[gone]"
 

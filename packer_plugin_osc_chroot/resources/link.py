@@ -2,12 +2,10 @@
 found, and everything unlinked again, but never from under a mount."""
 
 import dataclasses
-import fcntl
 import logging
-import os
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,15 @@ from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_onc
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.disk import Disk, disks, find_disk, free_names, mounts_of
+from packer_plugin_osc_chroot.host.disk import (
+    Disk,
+    disks,
+    find_disk,
+    free_names,
+    is_claimed,
+    mounts_of,
+)
+from packer_plugin_osc_chroot.host.link_lock import link_lock
 from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
@@ -25,16 +31,11 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
-# World-writable directories come with the sticky bit; /run/lock exists on every Debian and Red Hat.
-_LOCK_DIRECTORIES = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))
-_LOCK_NAME = "packer-plugin-osc-chroot.lock"
 _LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
 # Seconds between two looks whether the disk is still in use, and before the user is told of it.
 _FREE_EVERY = 0.1
 _FREE_TELL = 10.0
-# Seconds of waiting for the lock before the user is told.
-_TELL_AFTER = 10.0
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def _link(
     """LinkVolume under a free name, until the API shows that name as taken."""
     refusals: dict[str, CloudError] = {}
     while True:
-        with _link_lock(token, ui=ui):
+        with link_lock(token, ui=ui):
             taken = _mapped_names(cloud, vm_id, token=token)
             attempt.name = _pick(taken, refusals, device_path)
             attempt.disks_before = disks()
@@ -202,7 +203,7 @@ def _await_free(host: Host, disk: Path, *, token: CancelToken, ui: Ui) -> None:
     with holders.machine_files(host) as files:
         while True:
             try:
-                if not files.call("is_claimed", {"device": str(disk)}, check=token.check):
+                if not is_claimed(files, disk, token=token):
                     return
                 token.sleep(_FREE_EVERY)
             except Cancelled:
@@ -211,10 +212,6 @@ def _await_free(host: Host, disk: Path, *, token: CancelToken, ui: Ui) -> None:
                     " not mounted here (a filesystem that still writes, a mount in another namespace,"
                     " swap, RAID, a volume group)"
                 ) from None
-            except (OSError, BuildError) as error:
-                # The disk has gone, or may not be opened: then this build has not mounted it.
-                log.info("whether %s is in use: %s", disk, error)
-                return
             if time.monotonic() - told >= _FREE_TELL:
                 told = time.monotonic()
                 ui.message(f"{disk} is still in use: not unlinked yet ({told - begun:.0f} s)")
@@ -249,52 +246,3 @@ def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui:
         ui=ui,
         missing_is="gone",
     )
-
-
-@contextmanager
-def _link_lock(token: CancelToken, *, ui: Ui) -> Iterator[None]:
-    """Held by one build of this VM at a time, whichever user or process it belongs to."""
-    path = _lock_directory() / _LOCK_NAME
-    try:
-        lock = _open_lock(path)
-    except OSError as error:
-        raise BuildError(
-            f"lock file {path}: {error.strerror}", hint="It must be a plain file: remove it"
-        ) from error
-    begun = time.monotonic()
-    told = False
-    try:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if not told and time.monotonic() - begun > _TELL_AFTER:
-                    told = True
-                    ui.message(f"Waiting for other builds on this VM that are linking ({path})")
-                token.sleep(0.05)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _lock_directory() -> Path:
-    """The first that every user may write to: all of them must find the same."""
-    for path in _LOCK_DIRECTORIES:
-        with suppress(OSError):
-            if path.stat().st_mode & 0o1777 == 0o1777:
-                return path
-    return _LOCK_DIRECTORIES[-1]
-
-
-def _open_lock(path: Path) -> int:
-    """Readable for everybody, whatever the umask: a lock needs no more."""
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        lock = os.open(path, flags | os.O_CREAT, 0o644)
-    except PermissionError:
-        # In a sticky directory another user's file is not opened with O_CREAT (protected_regular).
-        return os.open(path, flags)
-    if os.fstat(lock).st_uid == os.geteuid():
-        os.fchmod(lock, 0o644)
-    return lock

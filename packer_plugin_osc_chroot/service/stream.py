@@ -14,13 +14,14 @@ from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.host.process import KILL_GRACE, TERM_GRACE
 
 # The SDK's names of the two hooks (packer.HookProvision, packer.HookCleanupProvision).
 _PROVISION = "packer_provision"
 _CLEAN_UP = "packer_cleanup_provision"
-# After a cancel nothing depends on the hook any more: its commands and transfers have been ended, and
-# new ones are refused. Packer's provisioners may go on trying those for many seconds.
-_HOOK_END_SECONDS = 0.3
+# After a cancel nothing depends on the hook any more once its commands have been ended, which takes
+# this long at most; new ones are refused. Packer's provisioners may go on trying for many seconds.
+_HOOK_END_SECONDS = TERM_GRACE + KILL_GRACE
 
 
 class RunStream:

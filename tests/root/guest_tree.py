@@ -4,6 +4,7 @@ import os
 import shutil
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,3 +56,41 @@ def no_mount_left(path: Path) -> Iterator[None]:
     for each in reversed(left):
         subprocess.run(["umount", "-l", each], check=False)
     assert not left
+
+
+@contextmanager
+def frozen_disk(directory: Path, *, frozen: bool = True) -> Iterator[tuple[str, Path]]:
+    """A disk that takes no writes while its file's filesystem, the second, is frozen."""
+    outer, below, inner = directory / "outer", directory / "below", directory / "below/inner"
+    outer.mkdir()
+    below.mkdir()
+    inner_device = ""
+    with loop_device(outer, guest=False) as name:
+        run("mount", "-o", "noatime", name, str(below))
+        try:
+            inner.mkdir()
+            image = inner / "disk.img"
+            run("truncate", "-s", "16M", str(image))
+            run("mkfs.ext4", "-q", str(image))
+            inner_device = run("losetup", "--find", "--show", str(image))
+            if frozen:
+                freeze(below)
+            try:
+                yield inner_device, below
+            finally:
+                subprocess.run(["fsfreeze", "-u", str(below)], check=False, capture_output=True)
+        finally:
+            if inner_device:
+                run("losetup", "-d", inner_device)
+            deadline = time.monotonic() + 5
+            while subprocess.run(["umount", str(below)], check=False).returncode:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+
+def freeze(path: Path) -> None:
+    run("fsfreeze", "-f", str(path))
+
+
+def thaw(path: Path) -> None:
+    run("fsfreeze", "-u", str(path))

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,17 @@ def rootfs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RootFs]:
     (tmp_path / "root").mkdir()
     with open_rootfs(HOSTS[request.param], tmp_path / "root") as files:
         yield files
+
+
+@contextmanager
+def copied(rootfs: RootFs, *sources: str | Path, ui: RecordingUi | None = None) -> Iterator[None]:
+    """Where the root is a plain folder, which has no mounts that a build would unmount."""
+    names = [str(source) for source in sources]
+    root = Path("/no/such/root")
+    with copied_files(
+        rootfs, names, host=Host(), root=root, ui=ui or RecordingUi(), token=CancelToken()
+    ):
+        yield
 
 
 def inside(tmp_path: Path, path: Path) -> Path:
@@ -90,7 +101,7 @@ def test_the_image_is_as_it_was(
         target.symlink_to("real")
     before = state(tmp_path / "root")
     ui = RecordingUi()
-    with copied_files(rootfs, [str(source)], ui=ui, token=CancelToken()):
+    with copied(rootfs, source, ui=ui):
         assert not target.is_symlink()
         assert target.read_text() == "nameserver 192.0.2.1\n"
         found = target.stat()
@@ -115,7 +126,7 @@ def test_the_image_is_as_it_was(
 def test_symlink_on_the_host_is_followed(rootfs: RootFs, tmp_path: Path, source: Path) -> None:
     link = source.parent / "link"
     link.symlink_to("resolv.conf")
-    with copied_files(rootfs, [str(link)], ui=RecordingUi(), token=CancelToken()):
+    with copied(rootfs, link):
         assert inside(tmp_path, link).read_text() == "nameserver 192.0.2.1\n"
         assert not inside(tmp_path, link).is_symlink()
 
@@ -123,21 +134,19 @@ def test_symlink_on_the_host_is_followed(rootfs: RootFs, tmp_path: Path, source:
 def test_folder_with_other_files_of_a_provisioner_stays(
     rootfs: RootFs, tmp_path: Path, source: Path
 ) -> None:
-    with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+    with copied(rootfs, source):
         (inside(tmp_path, source).parent / "new").write_text("x")
     assert [each.name for each in inside(tmp_path, source).parent.iterdir()] == ["new"]
 
 
 def test_missing_source_leaves_nothing(rootfs: RootFs, tmp_path: Path, source: Path) -> None:
     with pytest.raises(BuildError, match="copying /no/such/file") as caught:
-        with copied_files(
-            rootfs, [str(source), "/no/such/file"], ui=RecordingUi(), token=CancelToken()
-        ):
+        with copied(rootfs, source, "/no/such/file"):
             raise AssertionError
     assert "on this machine" in caught.value.message
     assert not list((tmp_path / "root").iterdir())
     with pytest.raises(BuildError, match="no regular file"):
-        with copied_files(rootfs, [str(tmp_path)], ui=RecordingUi(), token=CancelToken()):
+        with copied(rootfs, tmp_path):
             raise AssertionError
     assert not list((tmp_path / "root").iterdir())
 
@@ -150,7 +159,7 @@ def test_links_in_the_image_lead_nowhere_outside(
     first = Path(*source.parts[:2])
     inside(tmp_path, first).symlink_to("../../../../../../../" + str(outside))
     with pytest.raises(BuildError):
-        with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+        with copied(rootfs, source):
             raise AssertionError
     assert not list(outside.iterdir())
 
@@ -160,7 +169,7 @@ def test_lost_original_is_said(rootfs: RootFs, tmp_path: Path, source: Path) -> 
     target.parent.mkdir(parents=True)
     target.write_text("own")
     with pytest.raises(UndoError, match="could not put back") as caught:
-        with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+        with copied(rootfs, source):
             for each in target.parent.iterdir():
                 each.unlink()
     assert str(source) in caught.value.left[0]
@@ -192,7 +201,7 @@ def placing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Placing]
             run("umount", str(root))
 
 
-@pytest.mark.parametrize("where", ["on it", "below it", "above it"])
+@pytest.mark.parametrize("where", ["on it", "below it", "above it", "above it, with one below"])
 def test_mount_of_a_provisioner_is_unmounted_first(
     placing: Placing, tmp_path: Path, source: Path, where: str
 ) -> None:
@@ -207,10 +216,14 @@ def test_mount_of_a_provisioner_is_unmounted_first(
             run("mount", "--bind", str(bound / "file"), str(target))
         elif where == "above it":
             run("mount", "--bind", str(bound), str(target.parent.parent))
-        else:
+        elif where == "below it":
             target.unlink()
             (target / "below").mkdir(parents=True)
             run("mount", "--bind", str(bound), str(target / "below"))
+        if where == "above it, with one below":
+            above = target.parent.parent
+            run("mount", "--bind", str(bound), str(above))
+            run("mount", "-t", "tmpfs", "tmpfs", str(above / "folder"))
     assert target.read_text() == "the image's own"
     assert len(mounts_below(str(tmp_path / "root"))) == 1
     assert sorted(each.name for each in bound.iterdir()) == ["file", "folder"]
@@ -238,10 +251,33 @@ def test_nothing_is_removed_across_a_mount(
     (bound / "file").write_text("of the host")
     with ExitStack() as stack:
         with pytest.raises(UndoError, match="could not put back") as caught:
-            with copied_files(rootfs, [str(source)], ui=RecordingUi(), token=CancelToken()):
+            with copied(rootfs, source):
                 target.unlink()
                 (target / at).mkdir(parents=True)
                 run("mount", "--bind", str(bound), str(target / at))
                 stack.callback(run, "umount", str(target / at))
         assert "something is mounted on it" in caught.value.left[0]
         assert (bound / "file").read_text() == "of the host"
+
+
+@pytest.mark.parametrize("had", ["own", "nothing"])
+def test_nothing_is_put_back_under_a_mount(
+    rootfs: RootFs, tmp_path: Path, source: Path, had: str
+) -> None:
+    """Where it cannot be unmounted. It has a file of the same name, which is none of ours."""
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    if had == "own":
+        target.write_text("the image's own")
+    bound = tmp_path / "bound"
+    (bound / "made").mkdir(parents=True)
+    foreign = bound / target.name
+    foreign.write_text("of the host")
+    with ExitStack() as stack:
+        with pytest.raises(UndoError, match="could not put back") as caught:
+            with copied(rootfs, source):
+                run("mount", "--bind", str(bound), str(target.parent))
+                stack.callback(run, "umount", str(target.parent))
+        assert "in another mount than before" in caught.value.left[0]
+        assert foreign.read_text() == "of the host"
+        assert (bound / "made").is_dir()

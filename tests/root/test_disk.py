@@ -12,7 +12,10 @@ from guest_tree import run
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host import disk
-from packer_plugin_osc_chroot.host.disk import disks, find_disk, mounts_of
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.disk import disks, find_disk, is_claimed, mounts_of, partitions
+from packer_plugin_osc_chroot.host.holders import machine_files
+from packer_plugin_osc_chroot.options import checks
 
 pytestmark = pytest.mark.root
 
@@ -34,7 +37,7 @@ class Nodes:
         os.mknod(node, 0o600 | stat.S_IFBLK, os.stat(loop).st_rdev)
         return node
 
-    def find(self, *, before: dict[Path, str] | None, device_path: str = "") -> str:
+    def find(self, *, before: dict[Path, str], device_path: str = "") -> str:
         found = find_disk(
             "vol-1",
             api_name="/dev/xvdf",
@@ -95,8 +98,6 @@ def test_letters_of_the_kernel_count_only_for_a_new_disk_without_udev(nodes: Nod
     before = disks(dev=nodes.dev)
     nodes.add("sdf")
     assert nodes.find(before=before) == "sdf"
-    with none_found():
-        nodes.find(before=None)
     (nodes.dev / "disk/by-id").mkdir(parents=True)
     with none_found():
         nodes.find(before=before)
@@ -127,3 +128,40 @@ def test_mounts_are_named_as_they_are(nodes: Nodes, tmp_path: Path) -> None:
     finally:
         run("umount", str(place))
     assert mounts_of(node) == []
+
+
+def test_disk_under_another_name_is_shown_with_what_helps(nodes: Nodes) -> None:
+    nodes.add("sdb")
+    before = disks(dev=nodes.dev)
+    vdb = nodes.add("vdb")
+    with pytest.raises(BuildError) as caught:
+        nodes.find(before=before)
+    assert f"{vdb} (1.0 GiB, new)" in caught.value.details[0]
+    assert f"{nodes.dev / 'sdb'} (1.0 GiB)," in caught.value.details[0]
+    # What the hint says can be done, and helps.
+    assert 'set device_path = "/dev/xvdf"' in caught.value.hint
+    assert checks.device("/dev/xvdf") is None
+    (nodes.dev / "xvdf").symlink_to("vdb")
+    assert nodes.find(before=before, device_path=str(nodes.dev / "xvdf")) == "vdb"
+
+
+@pytest.mark.parametrize("host", [Host(), Host(wrap=lambda command: f"sudo -n {command}")])
+def test_claim_of_a_partition_is_one_of_the_disk(tmp_path: Path, host: Host) -> None:
+    image = tmp_path / "disk.img"
+    run("truncate", "-s", "8M", str(image))
+    run("sh", "-c", 'echo start=2048 | sfdisk -q "$1"', "sh", str(image))
+    loop = Path(run("losetup", "--find", "--show", "--partscan", str(image)))
+    try:
+        run("partx", "--update", str(loop))
+        (partition,) = partitions(loop)
+        with machine_files(host) as files:
+            assert not is_claimed(files, loop, token=CancelToken())
+            claim = os.open(partition, os.O_RDONLY | os.O_EXCL)
+            try:
+                assert is_claimed(files, loop, token=CancelToken())
+            finally:
+                os.close(claim)
+            assert not is_claimed(files, loop, token=CancelToken())
+            assert not is_claimed(files, tmp_path / "gone", token=CancelToken())
+    finally:
+        run("losetup", "-d", str(loop))

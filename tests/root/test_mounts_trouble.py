@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-from guest_tree import loop_device, no_mount_left, run
+from guest_tree import frozen_disk, loop_device, no_mount_left, run, thaw
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
@@ -17,7 +17,9 @@ from packer_plugin_osc_chroot.host import mounts
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.holders_scan import find_holders
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below, read_mounts
-from packer_plugin_osc_chroot.host.mounts import mounted_root, umount_below
+from packer_plugin_osc_chroot.host.mounts import ExtraMount, extra_mounts, mounted_root
+from packer_plugin_osc_chroot.host.transfer import open_rootfs
+from packer_plugin_osc_chroot.host.unmounting import umount_below
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
@@ -35,39 +37,6 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def target(tmp_path: Path) -> Iterator[Path]:
     with no_mount_left(tmp_path):
         yield tmp_path / "root"
-
-
-@contextmanager
-def frozen_disk(directory: Path) -> Iterator[tuple[str, Path]]:
-    """A disk that takes no writes until its file's filesystem, the second, is thawed."""
-    outer, below, inner = directory / "outer", directory / "below", directory / "below/inner"
-    outer.mkdir()
-    below.mkdir()
-    inner_device = ""
-    with loop_device(outer, guest=False) as name:
-        run("mount", "-o", "noatime", name, str(below))
-        try:
-            inner.mkdir()
-            image = inner / "disk.img"
-            run("truncate", "-s", "16M", str(image))
-            run("mkfs.ext4", "-q", str(image))
-            inner_device = run("losetup", "--find", "--show", str(image))
-            run("fsfreeze", "-f", str(below))
-            try:
-                yield inner_device, below
-            finally:
-                subprocess.run(["fsfreeze", "-u", str(below)], check=False, capture_output=True)
-        finally:
-            if inner_device:
-                run("losetup", "-d", inner_device)
-            deadline = time.monotonic() + 5
-            while subprocess.run(["umount", str(below)], check=False).returncode:
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
-
-
-def thaw(path: Path) -> None:
-    run("fsfreeze", "-u", str(path))
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -109,6 +78,24 @@ def test_mount_that_never_ends_is_named(target: Path, monkeypatch: pytest.Monkey
             time.sleep(0.05)
         for _ in mounts_below(str(target)):
             run("umount", str(target))
+
+
+def test_mount_that_never_ends_is_no_warning(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """binfmt_misc may be missing; a mount that goes on in the kernel is another matter."""
+
+    def never_ends(*_: object, **__: object) -> None:
+        raise UndoError("mounting goes on", left=["17 mount -t binfmt_misc"])
+
+    target.mkdir()
+    monkeypatch.setattr(mounts, "mount", never_ends)
+    each = ExtraMount("binfmt_misc", "binfmt_misc", "/mnt")
+    with open_rootfs(HOSTS[0], target) as rootfs:
+        with pytest.raises(UndoError, match="goes on") as caught:
+            with extra_mounts(
+                HOSTS[0], target, rootfs, [each], ui=RecordingUi(), token=CancelToken()
+            ):
+                raise AssertionError
+    assert caught.value.details == ("left: 17 mount -t binfmt_misc",)
 
 
 @contextmanager

@@ -38,7 +38,8 @@ with ExitStack() as stack:
     root = stack.enter_context(mounted_root(host, device, mount_path, ui=ui, token=token))
     files = stack.enter_context(open_rootfs(host, root))
     stack.enter_context(extra_mounts(host, root, files, mounts, ui=ui, token=token))
-    stack.enter_context(copied_files(files, ["/etc/hostname"], ui=ui, token=token))
+    copies = copied_files(files, ["/etc/hostname"], host=host, root=root, ui=ui, token=token)
+    stack.enter_context(copies)
     out = bytearray()
     chroot = Chroot(host, root)
 

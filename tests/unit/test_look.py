@@ -1,13 +1,20 @@
-"""What is said of this machine before anything is made."""
+"""What is said of this machine and of the account before anything is made."""
 
 import os
+import threading
+import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from packer_plugin_osc_chroot import look
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.metadata import Identity
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.ui import RecordingUi
 
 NO_FILES = Config(copy_files=())
 
@@ -31,3 +38,47 @@ def test_copy_files_must_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for path, text in ((tmp_path, "is not a file"), (tmp_path / "none", "no such file")):
         with pytest.raises(BuildError, match=f"copy_files: {path}: {text}"):
             look.check_host(Config(copy_files=(str(path),)), is_wrapped=True)
+
+
+class SlowCloud:
+    """No image is shown, and what else is asked for takes long: only a cancel ends it."""
+
+    region = "eu-west-2"
+
+    def __init__(self, *, image_seconds: float = 0.0) -> None:
+        self._image_seconds = image_seconds
+
+    def one(self, action: str, key: str, *, token: CancelToken, **filters: Any) -> Any:
+        if action == "ReadVms":
+            return {}
+        token.sleep(self._image_seconds)
+        return None
+
+    def slow(self, *args: Any, token: CancelToken, **body: Any) -> Any:
+        token.sleep(20.0)
+
+    read = pages = trial = slow
+
+
+def look_at(cloud: SlowCloud, token: CancelToken) -> None:
+    config = Config(source_omi="ami-12345678", omi_name="x", copy_files=())
+    identity = Identity(vm_id="i-1", subregion="eu-west-2a")
+    look.look(cast(Cloud, cloud), config, identity, token=token, ui=RecordingUi())
+
+
+def test_what_else_is_asked_ends_when_one_answer_fails() -> None:
+    begun = time.monotonic()
+    token = CancelToken()
+    with pytest.raises(BuildError, match="source_omi ami-12345678 does not exist"):
+        look_at(SlowCloud(), token)
+    assert time.monotonic() - begun < 2.0
+    assert not token.cancelled
+
+
+def test_a_cancel_ends_what_is_asked_and_says_why() -> None:
+    begun = time.monotonic()
+    token = CancelToken()
+    threading.Timer(0.2, token.cancel, ["Packer is gone"]).start()
+    with pytest.raises(Cancelled, match="Packer is gone"):
+        look_at(SlowCloud(image_seconds=20.0), token)
+    assert time.monotonic() - begun < 2.0

@@ -158,8 +158,8 @@ func (b *Builder) begin(ctx context.Context) (context.Context, func(), error) {
 	}, nil
 }
 
-// cancelUntil asks the service to cancel this builder's run until the run has ended. Once is not
-// enough: the call may overtake the stream that it is meant for.
+// cancelUntil asks the service to cancel this builder's run until the run has ended: one call may be
+// lost, to a service that is busy or has only just been started.
 func (b *Builder) cancelUntil(ended <-chan struct{}, client contract.BuilderClient) {
 	const pause = time.Second
 	for {

@@ -379,3 +379,46 @@ func TestGlibc(t *testing.T) {
 		t.Error("2.x is a version")
 	}
 }
+
+// A version that looks unused may be discarded while it is being checked: it is marked as used before.
+func TestMarkedBeforeTheCheck(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "cache")
+	content := mustPack(t, 0)
+	directory := mustEnsure(t, base, content)
+	// The check waits in here until somebody writes.
+	pipe := filepath.Join(directory, manifestName)
+	if err := errors.Join(os.Remove(pipe), syscall.Mkfifo(pipe, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-unusedFor - time.Hour)
+	if err := os.Chtimes(directory, long, long); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		_, err := ensureIn(base, testHash, content)
+		ended <- err
+	}()
+	marked := false
+	for deadline := time.Now().Add(5 * time.Second); !marked && time.Now().Before(deadline); {
+		info, err := os.Stat(directory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		marked = time.Since(info.ModTime()) < time.Hour
+		time.Sleep(time.Millisecond)
+	}
+	if !marked {
+		t.Error("not marked while it is checked")
+	}
+	writer, err := os.OpenFile(pipe, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.Remove(pipe), writer.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}

@@ -75,8 +75,9 @@ func ensureIn(base, hash string, archive []byte) (string, error) {
 		return "", err
 	}
 	directory := filepath.Join(base, hash)
+	// Marked before the check: another version, unpacked just now, may be discarding what looks unused.
+	markUsed(directory)
 	if check(directory) == nil {
-		markUsed(directory)
 		return directory, nil
 	}
 	unlock, err := lock(filepath.Join(base, "lock"))
@@ -92,9 +93,9 @@ func ensureIn(base, hash string, archive []byte) (string, error) {
 	for _, leftover := range leftovers {
 		os.RemoveAll(leftover)
 	}
+	markUsed(directory)
 	broken := check(directory)
 	if broken == nil {
-		markUsed(directory)
 		return directory, nil
 	}
 	began := time.Now()
@@ -156,7 +157,7 @@ func makeParent(directory string) error {
 // discarded either.
 func markUsed(directory string) {
 	now := time.Now()
-	if err := os.Chtimes(directory, now, now); err != nil {
+	if err := os.Chtimes(directory, now, now); err != nil && !errors.Is(err, os.ErrNotExist) {
 		log.Printf("[DEBUG] the use of %s is not recorded: %s", directory, err)
 	}
 }

@@ -49,9 +49,9 @@ type BuilderClient interface {
 	// asks for. The stream stays open until everything that the build made is kept or undone. It
 	// ends after `artifact`, or with a failed status.
 	Run(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RunRequest, RunEvent], error)
-	// Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. After
-	// Run it is harmless; before Run it ends the next one. The shim repeats it every second until Run
-	// has ended, since the first call may overtake the stream that it is meant for.
+	// Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. One
+	// that overtakes the stream it is meant for ends that Run as soon as it starts; one for a builder that
+	// is not known is harmless. The shim repeats it every second until Run has ended: a call may be lost.
 	Cancel(ctx context.Context, in *CancelRequest, opts ...grpc.CallOption) (*CancelResponse, error)
 }
 
@@ -110,9 +110,9 @@ type BuilderServer interface {
 	// asks for. The stream stays open until everything that the build made is kept or undone. It
 	// ends after `artifact`, or with a failed status.
 	Run(grpc.BidiStreamingServer[RunRequest, RunEvent]) error
-	// Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. After
-	// Run it is harmless; before Run it ends the next one. The shim repeats it every second until Run
-	// has ended, since the first call may overtake the stream that it is meant for.
+	// Cancel ends the running Run of a builder, which then undoes what it did. It returns at once. One
+	// that overtakes the stream it is meant for ends that Run as soon as it starts; one for a builder that
+	// is not known is harmless. The shim repeats it every second until Run has ended: a call may be lost.
 	Cancel(context.Context, *CancelRequest) (*CancelResponse, error)
 	mustEmbedUnimplementedBuilderServer()
 }

@@ -1,0 +1,132 @@
+"""The lock that builds on this VM take in turn to pick a device name, whichever users they belong to.
+
+It is a file in a directory that every user may write to. Nothing is ever written to it, and it stays:
+the kernel's lock on it goes with the process that holds it. Anybody could have put something else in
+its place, so it is opened without waiting and looked at before it counts.
+"""
+
+import errno
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.ui import Ui
+
+# World-writable directories come with the sticky bit; /run/lock exists on every Debian and Red Hat.
+_DIRECTORIES = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))
+_NAME = "packer-plugin-osc-chroot.lock"
+_MODE = 0o644
+# O_NONBLOCK: opening a FIFO would wait for somebody to write to it.
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# How long another user's new file may take to become readable for us.
+_READABLE_SECONDS = 2.0
+_LOOK_EVERY = 0.05
+# Seconds of waiting for the lock before the user is told.
+_TELL_AFTER = 10.0
+
+
+@contextmanager
+def link_lock(token: CancelToken, *, ui: Ui) -> Iterator[None]:
+    """Held by one build of this VM at a time. Raises BuildError naming the file, Cancelled."""
+    path = _directory() / _NAME
+    try:
+        lock = _locked(path, token=token, ui=ui)
+    except OSError as error:
+        raise BuildError(
+            f"lock file {path}: {error.strerror}",
+            hint="Builds on this VM share it: remove it if it is no plain file that every user may"
+            " read, and see that every user may make one there",
+        ) from error
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def _directory() -> Path:
+    """The first that every user may write to: all of them must find the same."""
+    for path in _DIRECTORIES:
+        with suppress(OSError):
+            if path.stat().st_mode & 0o1777 == 0o1777:
+                return path
+    return _DIRECTORIES[-1]
+
+
+def _locked(path: Path, *, token: CancelToken, ui: Ui) -> int:
+    """The locked file, as a descriptor. Raises OSError, Cancelled."""
+    begun = time.monotonic()
+    told = False
+    while True:
+        lock = _open(path, token=token)
+        try:
+            while not _try_lock(lock):
+                if not told and time.monotonic() - begun > _TELL_AFTER:
+                    told = True
+                    ui.message(f"Waiting for other builds on this VM that are linking ({path})")
+                token.sleep(_LOOK_EVERY)
+            if _is_at(path, lock):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        # It was removed while we waited (by what tidies /tmp): others lock a new one.
+        os.close(lock)
+        token.check()
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_at(path: Path, lock: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(lock))
+    except FileNotFoundError:
+        return False
+
+
+def _open(path: Path, *, token: CancelToken) -> int:
+    """Another user's build may have made it just now and not yet set its mode: again for a moment."""
+    deadline = time.monotonic() + _READABLE_SECONDS
+    while True:
+        try:
+            return _open_once(path)
+        except PermissionError:
+            if time.monotonic() >= deadline:
+                raise
+            token.sleep(_LOOK_EVERY)
+        except FileExistsError:
+            # It was made by somebody else between our two looks.
+            token.check()
+
+
+def _open_once(path: Path) -> int:
+    """Open the file, made where it is missing: readable for everybody, a lock needs no more."""
+    try:
+        lock = os.open(path, _FLAGS)
+    except FileNotFoundError:
+        # Never O_CREAT for what exists: the kernel refuses it for others' files in a sticky
+        # directory (fs.protected_regular).
+        lock = os.open(path, _FLAGS | os.O_CREAT | os.O_EXCL, _MODE)
+    try:
+        found = os.fstat(lock)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "is no plain file")
+        # Our umask may have taken rights away, now or in a build that was killed right then. What
+        # has another name too is some other file of ours, linked here by somebody else.
+        if found.st_uid == os.geteuid() and found.st_nlink == 1:
+            os.fchmod(lock, _MODE)
+    except BaseException:
+        os.close(lock)
+        raise
+    return lock
