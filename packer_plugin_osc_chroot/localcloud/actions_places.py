@@ -2,6 +2,7 @@
 
 from packer_plugin_osc_chroot.localcloud import assumptions, filters
 from packer_plugin_osc_chroot.localcloud.openapi import Json
+from packer_plugin_osc_chroot.localcloud.quotas import quota_views
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.state import Account
 
@@ -18,6 +19,16 @@ async def read_vms(region: Region, account: Account, parameters: Json) -> Json:
 
 async def read_accounts(region: Region, account: Account, parameters: Json) -> Json:
     return {"Accounts": [account.view()]}
+
+
+async def read_quotas(region: Region, account: Account, parameters: Json) -> Json:
+    views = quota_views(account.quotas, region.used(account), account_id=account.account_id)
+    asked = dict(parameters.get("Filters", {}))
+    if not {"global"} & set(asked.pop("QuotaTypes", ["global"])):
+        return {"QuotaTypes": []}
+    found = filters.select(views, asked, filters.QUOTAS)
+    quotas, following = filters.page(found, parameters)
+    return {"QuotaTypes": [{"QuotaType": "global", "Quotas": quotas}], **following}
 
 
 async def read_regions(region: Region, account: Account | None, parameters: Json) -> Json:

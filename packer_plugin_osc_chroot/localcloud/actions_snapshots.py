@@ -5,6 +5,7 @@ from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.idempotence import remember_id, remembered_id
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.permissions import update_permissions
+from packer_plugin_osc_chroot.localcloud.quotas import check_quota
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.state import Account, Snapshot, new_id
 
@@ -32,6 +33,9 @@ async def create_snapshot(region: Region, account: Account, parameters: Json) ->
             "operation-not-supported",
             "The VM's root volume is this machine's own disk: the localcloud cannot copy it.",
         )
+    used = region.used(account)
+    check_quota(account.quotas, used, "snapshots")
+    check_quota(account.quotas, used, "running_snapshots")
     snapshot = Snapshot(
         snapshot_id=new_id("snap"),
         account_id=account.account_id,

@@ -4,6 +4,7 @@ from packer_plugin_osc_chroot.localcloud import assumptions, filters
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.idempotence import remember_id, remembered_id
 from packer_plugin_osc_chroot.localcloud.openapi import Json
+from packer_plugin_osc_chroot.localcloud.quotas import check_quota
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.remains import NameTaken
 from packer_plugin_osc_chroot.localcloud.state import Account, Link, Volume, new_id
@@ -20,6 +21,9 @@ async def create_volume(region: Region, account: Account, parameters: Json) -> J
     size = _size(region, account, parameters)
     volume_type = parameters.get("VolumeType", "standard")
     check_volume_type(volume_type)
+    used = region.used(account)
+    check_quota(account.quotas, used, "volumes")
+    check_quota(account.quotas, used, "volumes_gib", more=size)
     volume = Volume(
         volume_id=new_id("vol"),
         account_id=account.account_id,

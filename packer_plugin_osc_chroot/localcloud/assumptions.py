@@ -72,6 +72,17 @@ MAX_IOPS_PER_GIB = 300
 # The document gives no figure for volumes without provisioned IOPS.
 DEFAULT_IOPS = 100
 
+# Which error each quota gives. The document does not name the quotas: these names are the
+# localcloud's own, and so is the collection's.
+QUOTA_ERRORS: dict[str, str] = {
+    "volumes": "too-many-volumes",
+    "volumes_gib": "too-much-volume-size",
+    "snapshots": "too-many-snapshots",
+    "running_snapshots": "too-many-concurrent-snapshots",
+}
+QUOTA_COLLECTION = "Compute"
+# A quota counts what is being made and being deleted too.
+
 IMAGE_NAME = re.compile(r"[A-Za-z0-9_ ()/.\-]{3,128}")
 ARCHITECTURES = ("i386", "x86_64")
 

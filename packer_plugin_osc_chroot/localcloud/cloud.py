@@ -9,18 +9,20 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
-from packer_plugin_osc_chroot.localcloud import assumptions, control, saved, state
+from packer_plugin_osc_chroot.localcloud import control, saved, state
+from packer_plugin_osc_chroot.localcloud.add_source import Source, add_source
+from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.disks import Disks
-from packer_plugin_osc_chroot.localcloud.files import gibibytes, replace_sparse
+from packer_plugin_osc_chroot.localcloud.files import replace_sparse
 from packer_plugin_osc_chroot.localcloud.images import (
     TINY_IMAGE_ID,
     can_make_tiny_image,
@@ -36,7 +38,7 @@ from packer_plugin_osc_chroot.localcloud.remains import Remains, register
 from packer_plugin_osc_chroot.localcloud.saved import Saved
 from packer_plugin_osc_chroot.localcloud.server import ApiServer
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker
-from packer_plugin_osc_chroot.localcloud.state import new_account
+from packer_plugin_osc_chroot.localcloud.sources import open_source
 from packer_plugin_osc_chroot.localcloud.trouble import Trouble
 
 _T = TypeVar("_T")
@@ -44,9 +46,10 @@ _HOST = "127.0.0.1"
 
 
 class LocalCloud:
-    """`source_omis` maps OMI ids to raw disk images; None makes a tiny one, `{}` has none.
+    """`source_omis` maps OMI ids to what `sources.py` takes; `catalogue` says more, and has more.
 
-    Linking volumes needs root. `record` is a file that gets every call as a JSON line. Raises
+    With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root.
+    `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
     """
 
@@ -57,11 +60,12 @@ class LocalCloud:
         source_omis: Mapping[str, Path] | None = None,
         record: Path | None = None,
         trouble: Trouble | None = None,
+        catalogue: Catalogue | None = None,
         state: Path | None = None,
         https: bool = False,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
-        self._source_omis = source_omis
+        self._catalogue = _catalogue(catalogue, source_omis)
         self._record_file = record
         self._trouble = trouble or Trouble()
         self._state = Path(os.path.realpath(state)) if state is not None else None
@@ -78,7 +82,8 @@ class LocalCloud:
             if self._state is not None:
                 undo.enter_context(saved.opened(self._state))
                 before = saved.read(self._state)
-            self._accounts = before.accounts if before else [new_account("localcloud")]
+            entries = (self._catalogue or Catalogue()).accounts
+            self._accounts = before.accounts if before else [_account(entry) for entry in entries]
             self._account = self._accounts[0]
             stream = None
             if self._record_file is not None:
@@ -92,7 +97,7 @@ class LocalCloud:
             self._config_file = self._remains.directory / "config.json"
             # osc-sdk-python lets the profile file win over the environment: give it an empty one.
             self._config_file.write_text(json.dumps({"default": {}}))
-            sources = self._sources() if before is None else {}
+            sources = self._sources() if before is None else []
             thread = threading.Thread(target=self._loop.run_forever, name="localcloud", daemon=True)
             thread.start()
             undo.callback(thread.join)
@@ -122,14 +127,19 @@ class LocalCloud:
 
         return self._run(coroutine())
 
-    def _sources(self) -> Mapping[str, Path]:
-        if self._source_omis is not None:
-            return self._source_omis
+    def _sources(self) -> list[Source]:
+        scratch = self._remains.directory
+        if self._catalogue is not None:
+            return [
+                Source(omi, open_source(omi.path, scratch=scratch, name=omi.id))
+                for omi in self._catalogue.omis
+            ]
         if not can_make_tiny_image():
-            return {}
-        return {TINY_IMAGE_ID: tiny_image(self._remains.directory / "tiny.raw")}
+            return []
+        tiny = tiny_image(scratch / "tiny.raw")
+        return [Source(OmiEntry(id=TINY_IMAGE_ID, file=str(tiny)), tiny)]
 
-    async def _open(self, sources: Mapping[str, Path], before: Saved | None) -> None:
+    async def _open(self, sources: Sequence[Source], before: Saved | None) -> None:
         self._region = Region(
             accounts=self._accounts,
             disks=self._disks,
@@ -139,8 +149,8 @@ class LocalCloud:
             before=before,
         )
         self.lost = bring_back(self._region, before) if before is not None else []
-        for image_id, file in sources.items():
-            self._add_source(image_id, file)
+        for source in sources:
+            add_source(self._region, source, scratch=self._remains.directory)
         if self._state is not None:
             self._region.write = Keeper(self._region, self._state).write
             await self._region.write()
@@ -175,40 +185,6 @@ class LocalCloud:
                 "root-image": lambda image_id: {"file": str(self._root_file(image_id))},
             },
         )
-
-    def _add_source(self, image_id: str, file: Path) -> None:
-        snapshot = state.Snapshot(
-            snapshot_id=state.new_id("snap"),
-            account_id=self._account.account_id,
-            account_alias=self._account.alias,
-            size=gibibytes(file.stat().st_size),
-            description=f"root volume of {image_id}",
-            state="completed",
-            progress=100,
-        )
-        if file.is_relative_to(self._remains.directory):
-            self._disks.take_over_snapshot(snapshot.snapshot_id, file)
-        else:
-            self._disks.adopt_snapshot(snapshot.snapshot_id, file)
-        bsu = {
-            "DeleteOnVmDeletion": True,
-            "SnapshotId": snapshot.snapshot_id,
-            "VolumeSize": snapshot.size,
-            "VolumeType": "standard",
-        }
-        image = state.Image(
-            image_id=image_id,
-            account_id=self._account.account_id,
-            account_alias=self._account.alias,
-            name=f"source {image_id}",
-            mappings=[{"Bsu": bsu, "DeviceName": assumptions.ROOT_DEVICE_NAME}],
-            root_device_name=assumptions.ROOT_DEVICE_NAME,
-            boot_modes=["legacy"],
-            state="available",
-        )
-        self._region.snapshots[snapshot.snapshot_id] = snapshot
-        self._region.images[image_id] = image
-        self._region.source_ids |= {snapshot.snapshot_id, image_id}
 
     async def _close(self) -> None:
         await self._control.cleanup()
@@ -329,6 +305,27 @@ class LocalCloud:
     def export(self, image_id: str, file: Path) -> None:
         """Write an OMI's root volume as a raw disk image; replaces `file`."""
         replace_sparse(self.root_image(image_id), file)
+
+
+def _catalogue(
+    catalogue: Catalogue | None, source_omis: Mapping[str, Path] | None
+) -> Catalogue | None:
+    """Both in one; None where neither was given."""
+    if source_omis is None:
+        return catalogue
+    more = [OmiEntry(id=key, file=str(file)) for key, file in source_omis.items()]
+    found = catalogue or Catalogue()
+    return replace(found, omis=[*found.omis, *more])
+
+
+def _account(entry: AccountEntry) -> state.Account:
+    return state.Account(
+        account_id=entry.id or state.new_account_id(),
+        alias=entry.alias,
+        access_key=entry.access_key or state.new_key(20),
+        secret_key=entry.secret_key or state.new_key(40),
+        quotas=entry.quotas,
+    )
 
 
 def _names_a_cloud(variable: str) -> bool:

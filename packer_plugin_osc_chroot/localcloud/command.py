@@ -10,6 +10,7 @@ from packer_plugin_osc_chroot.localcloud.command_serve import add_serve
 from packer_plugin_osc_chroot.localcloud.control import NotRunning
 from packer_plugin_osc_chroot.localcloud.region_options import UsageError
 from packer_plugin_osc_chroot.localcloud.saved import StateError
+from packer_plugin_osc_chroot.localcloud.sources import SourceError
 from packer_plugin_osc_chroot.localcloud.tell import PROGRAM, say
 
 _DESCRIPTION = "A simulated OUTSCALE Region on this machine: no account, no cost."
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"{PROGRAM} {options.action}: {error}", file=sys.stderr)
         return 2
-    except (NotRunning, StateError) as error:
+    except (NotRunning, SourceError, StateError) as error:
         say(str(error))
         return 1
     except OSError as error:

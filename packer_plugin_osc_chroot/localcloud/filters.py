@@ -107,6 +107,12 @@ VMS: Paths = {
     "VmTypes": "VmType",
 }
 
+QUOTAS: Paths = {
+    "Collections": "QuotaCollection",
+    "QuotaNames": "Name",
+    "ShortDescriptions": "ShortDescription",
+}
+
 SUBREGIONS: Paths = {
     "RegionNames": "RegionName",
     "States": "State",

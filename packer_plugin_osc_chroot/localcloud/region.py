@@ -314,6 +314,19 @@ class Region:
             raise ApiError("access-denied", f"{image_id} belongs to another account.")
         return found
 
+    def used(self, account: Account) -> dict[str, int]:
+        """How much of each quota the account uses."""
+        key = account.account_id
+        volumes = [each for each in self.volumes.values() if each.account_id == key]
+        snapshots = [each for each in self.snapshots.values() if each.account_id == key]
+        running = [each for each in snapshots if each.state in ("in-queue", "pending")]
+        return {
+            "volumes": len(volumes),
+            "volumes_gib": sum(volume.size for volume in volumes),
+            "snapshots": len(snapshots),
+            "running_snapshots": len(running),
+        }
+
     @staticmethod
     def may_use(resource: Snapshot | Image, account: Account) -> bool:
         if resource.account_id == account.account_id:

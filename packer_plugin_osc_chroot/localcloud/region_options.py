@@ -2,11 +2,13 @@
 
 import argparse
 import os
-import re
 from pathlib import Path
 
+from packer_plugin_osc_chroot.localcloud.catalogue import IMAGE_ID, Catalogue, load_catalogue
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS
+from packer_plugin_osc_chroot.localcloud.sources import SourceError, check_source
+from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 
 
 class UsageError(Exception):
@@ -20,8 +22,15 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         type=_source_omi,
-        help="make the raw disk image FILE the OMI with this id (repeatable; FILE is only read, and"
-        " must not change meanwhile)",
+        help="make FILE the OMI with this id (repeatable): a raw or qcow2 disk image, a directory or"
+        " tarball with a root filesystem. A raw image is used in place: it is only read, and must"
+        " not change meanwhile",
+    )
+    parser.add_argument(
+        "--catalogue",
+        metavar="FILE",
+        type=_catalogue,
+        help="a TOML file with accounts, quotas and OMIs (the README has an example)",
     )
     parser.add_argument(
         "--latency",
@@ -54,20 +63,20 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
 def _source_omi(text: str) -> tuple[str, Path]:
     image_id, _, name = text.partition("=")
     file = Path(name)
-    if not re.fullmatch(r"ami-[0-9A-Za-z]+", image_id) or not name:
+    if not IMAGE_ID.fullmatch(image_id) or not name:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form ami-12345678=FILE")
     try:
-        with open(file, "rb") as stream:
-            magic = stream.read(4)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"{name}: {error.strerror}") from None
-    if magic == b"QFI\xfb":
-        raise argparse.ArgumentTypeError(
-            f"{name} is a qcow2 image, a raw one is needed: qemu-img convert -O raw makes one"
-        )
-    if not magic:
-        raise argparse.ArgumentTypeError(f"{name} is empty")
+        check_source(file)
+    except SourceError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
     return image_id, file
+
+
+def _catalogue(name: str) -> Catalogue:
+    try:
+        return load_catalogue(Path(name))
+    except FileError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def check_region_options(options: argparse.Namespace) -> None:
@@ -76,6 +85,9 @@ def check_region_options(options: argparse.Namespace) -> None:
     for image_id in sources:
         if sources.count(image_id) > 1:
             raise UsageError(f"--source-omi names {image_id} more than once")
+    for entry in options.catalogue.omis if options.catalogue else ():
+        if entry.id in sources:
+            raise UsageError(f"--source-omi and --catalogue both name {entry.id}")
     check_writable("--record", options.record)
     if os.geteuid() != 0:
         raise UsageError(
@@ -95,6 +107,7 @@ def make_cloud(options: argparse.Namespace) -> LocalCloud:
     return LocalCloud(
         latency=options.latency,
         source_omis=dict(options.source_omi) or None,
+        catalogue=options.catalogue,
         record=options.record,
         state=options.state,
         https=options.https,

@@ -48,6 +48,7 @@ ACTIONS: Mapping[str, _Action] = {
     "LinkVolume": actions_volumes.link_volume,
     "ReadAccounts": actions_places.read_accounts,
     "ReadImages": actions_images.read_images,
+    "ReadQuotas": actions_places.read_quotas,
     "ReadSnapshots": actions_snapshots.read_snapshots,
     "ReadSubregions": actions_places.read_subregions,
     "ReadTags": actions_tags.read_tags,

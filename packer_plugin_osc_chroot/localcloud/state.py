@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from packer_plugin_osc_chroot.localcloud.disks import Attachment
 from packer_plugin_osc_chroot.localcloud.openapi import Json
+from packer_plugin_osc_chroot.localcloud.quotas import Quotas
 
 _KEY_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 
@@ -38,6 +39,7 @@ class Account:
     alias: str
     access_key: str
     secret_key: str = field(repr=False)
+    quotas: Quotas = Quotas()
 
     def view(self) -> Json:
         return {
@@ -53,14 +55,17 @@ class Account:
         }
 
 
-def new_account(alias: str, *, account_id: str = "") -> Account:
-    """An account with keys of its own."""
-    return Account(
-        account_id=account_id or f"{secrets.randbelow(10**12):012}",
-        alias=alias,
-        access_key="".join(secrets.choice(_KEY_LETTERS) for _ in range(20)),
-        secret_key="".join(secrets.choice(_KEY_LETTERS) for _ in range(40)),
-    )
+def new_account_id() -> str:
+    return f"{secrets.randbelow(10**12):012}"
+
+
+def new_key(length: int) -> str:
+    return "".join(secrets.choice(_KEY_LETTERS) for _ in range(length))
+
+
+def new_account(alias: str) -> Account:
+    """An account with an id and keys of its own."""
+    return Account(new_account_id(), alias, access_key=new_key(20), secret_key=new_key(40))
 
 
 def tags_view(tags: dict[str, str]) -> list[Json]:

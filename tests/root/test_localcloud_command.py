@@ -135,10 +135,12 @@ def test_wrong_command_lines(arguments: list[str], text: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_qcow2_is_named(tmp_path: Path) -> None:
+def test_a_damaged_qcow2_is_named(tmp_path: Path) -> None:
     file = tmp_path / "x.qcow2"
     file.write_bytes(b"QFI\xfb\x00\x00\x00\x03")
-    assert "raw" in run("run", "--source-omi", f"ami-1={file}", "--", "true").stderr
+    result = run("run", "--source-omi", f"ami-1={file}", "--", "true")
+    assert result.returncode == 1
+    assert f"{file}: is damaged, or was not downloaded whole" in result.stderr
 
 
 def test_exit_status_is_the_command_s() -> None:
