@@ -24,6 +24,7 @@ from packer_plugin_osc_chroot.host.disk import (
     mounts_of,
 )
 from packer_plugin_osc_chroot.host.link_lock import link_lock
+from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
@@ -203,7 +204,7 @@ def _await_free(host: Host, disk: Path, *, token: CancelToken, ui: Ui) -> None:
     with holders.machine_files(host) as files:
         while True:
             try:
-                if not is_claimed(files, disk, token=token):
+                if not _is_claimed(files, disk, token=token):
                     return
                 token.sleep(_FREE_EVERY)
             except Cancelled:
@@ -215,6 +216,21 @@ def _await_free(host: Host, disk: Path, *, token: CancelToken, ui: Ui) -> None:
             if time.monotonic() - told >= _FREE_TELL:
                 told = time.monotonic()
                 ui.message(f"{disk} is still in use: not unlinked yet ({told - begun:.0f} s)")
+
+
+def _is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
+    """Where the wrapper cannot start the helper, undoing does without: we look ourselves.
+
+    A disk that we may not open counts as free then. It is not mounted here, and what kept the helper
+    from starting kept the build from mounting it.
+    """
+    try:
+        return is_claimed(files, disk, token=token)
+    except Cancelled:
+        raise
+    except BuildError as error:
+        log.info("whether %s is claimed: %s", disk, error)
+        return is_claimed(LocalFiles("/"), disk, token=token)
 
 
 def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui: Ui) -> None:
