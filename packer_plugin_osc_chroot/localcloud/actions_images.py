@@ -48,7 +48,7 @@ async def create_image(region: Region, account: Account, parameters: Json) -> Js
     if parameters.get("ProductCodes"):
         image.product_codes = parameters["ProductCodes"]
     region.images[image.image_id] = image
-    region.start(region.make_image(image))
+    region.start(region.transitions.make_image(image))
     return {"Image": image.view()}
 
 

@@ -48,7 +48,7 @@ async def create_snapshot(region: Region, account: Account, parameters: Json) ->
     region.snapshots[snapshot.snapshot_id] = snapshot
     remember_id(region, account, "CreateSnapshot", parameters, resource_id=snapshot.snapshot_id)
     answer = {"Snapshot": snapshot.view()}
-    await region.take_data(snapshot, volume)
+    await region.transitions.take_data(snapshot, volume)
     return answer
 
 
@@ -61,8 +61,14 @@ async def delete_snapshot(region: Region, account: Account, parameters: Json) ->
             )
     if snapshot.state == "deleting":
         raise ApiError("invalid-state", f"The snapshot {snapshot.snapshot_id} is being deleted.")
+    running = snapshot.state in ("in-queue", "pending")
+    if running and region.trouble.delete_snapshot_needs_completed:
+        raise ApiError(
+            "invalid-state",
+            f"The snapshot {snapshot.snapshot_id} is {snapshot.state}, not completed.",
+        )
     snapshot.state = "deleting"
-    region.start(region.remove_snapshot(snapshot))
+    region.start(region.transitions.remove_snapshot(snapshot))
     return {}
 
 

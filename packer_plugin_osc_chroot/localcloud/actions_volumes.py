@@ -36,7 +36,7 @@ async def create_volume(region: Region, account: Account, parameters: Json) -> J
     )
     region.volumes[volume.volume_id] = volume
     remember_id(region, account, "CreateVolume", parameters, resource_id=volume.volume_id)
-    region.start(region.make_volume(volume))
+    region.start(region.transitions.make_volume(volume))
     return {"Volume": volume.view()}
 
 
@@ -88,7 +88,7 @@ async def delete_volume(region: Region, account: Account, parameters: Json) -> J
     if region.trouble.delete_needs_snapshot:
         _check_copied(region, volume)
     volume.state = "deleting"
-    region.start(region.remove_volume(volume))
+    region.start(region.transitions.remove_volume(volume))
     return {}
 
 
@@ -135,7 +135,7 @@ async def link_volume(region: Region, account: Account, parameters: Json) -> Jso
         raise in_use from None
     link = Link(vm_id=vm.vm_id, device_name=device_name, slot=slot)
     volume.link, volume.state = link, "in-use"
-    region.start(region.attach(volume, link))
+    region.start(region.transitions.attach(volume, link))
     return {}
 
 
@@ -169,7 +169,7 @@ async def unlink_volume(region: Region, account: Account, parameters: Json) -> J
     if region.trouble.unlink_needs_snapshot:
         _check_copied(region, volume)
     link.state = "detaching"
-    region.start(region.detach(volume, link))
+    region.start(region.transitions.detach(volume, link))
     return {}
 
 

@@ -57,7 +57,7 @@ class History:
 
     def __init__(self, live: Resources, *, stale: float) -> None:
         self.live = live
-        self._stale = stale
+        self.stale = stale
         self._samples: deque[tuple[float, Resources]] = deque()
 
     def seen(self) -> Resources:
@@ -68,14 +68,15 @@ class History:
         return self._samples[0][1]
 
     async def keep(self) -> None:
-        """Take samples for ever."""
-        while self._stale > 0:
+        """Take samples as long as reads are to be stale, which may change meanwhile."""
+        while self.stale > 0:
             self._samples.append((time.monotonic(), self.live.sample()))
             self._forget()
             await asyncio.sleep(_SAMPLE_SECONDS)
+        self._samples.clear()
 
     def _forget(self) -> None:
         """Leave the newest sample that is old enough in front."""
-        shown = time.monotonic() - self._stale
+        shown = time.monotonic() - self.stale
         while len(self._samples) > 1 and self._samples[1][0] <= shown:
             self._samples.popleft()
