@@ -30,7 +30,7 @@ async def create_volume(region: Region, account: Account, parameters: Json) -> J
         subregion=subregion,
         size=size,
         volume_type=volume_type,
-        iops=_iops(parameters, volume_type=volume_type, size=size),
+        iops=iops_of(parameters, volume_type=volume_type, size=size),
         snapshot_id=snapshot_id,
         client_token=parameters.get("ClientToken", ""),
     )
@@ -68,7 +68,7 @@ def _size(region: Region, account: Account, parameters: Json) -> int:
     return size
 
 
-def _iops(parameters: Json, *, volume_type: str, size: int) -> int:
+def iops_of(parameters: Json, *, volume_type: str, size: int) -> int:
     iops: int | None = parameters.get("Iops")
     if volume_type != "io1":
         if iops is not None:
@@ -85,6 +85,8 @@ def _iops(parameters: Json, *, volume_type: str, size: int) -> int:
 async def delete_volume(region: Region, account: Account, parameters: Json) -> Json:
     volume = region.volume(parameters["VolumeId"], account)
     _check_state(volume, ("available", "error"))
+    if volume.task_id:
+        raise ApiError("invalid-volume-state", f"The volume {volume.volume_id} is being updated.")
     if region.trouble.delete_needs_snapshot:
         _check_copied(region, volume)
     volume.state = "deleting"

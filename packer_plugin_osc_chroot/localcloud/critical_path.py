@@ -1,7 +1,8 @@
 """The critical path of an OMI: what nobody could have made it in less time than, in this Region.
 
-An OMI waits for its snapshot, that for the volume's being linked, that for the volume. Each step is
-the call that set it off and the time until it was there. It is read from the record alone.
+An OMI waits for its snapshot, that for the volume's being linked, that for the volume, and that for
+its source where that had to be copied. Each step is the call that set it off and the time until it
+was there. It is read from the record alone.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,16 @@ def _steps(
         )
         return Step(what, resource, call.duration + taken)
 
+    def copied(snapshot_id: str) -> Iterator[Step]:
+        """Where the volume's source is a copy that was made in this record."""
+        snapshot = _last(done, "CreateSnapshot", "Snapshot", "SnapshotId", snapshot_id)
+        if snapshot is not None and "SourceSnapshotId" in snapshot.parameters:
+            yield step("copy of the source's snapshot", snapshot, snapshot_id)
+        for call in done:
+            made = call.answer.get("Image", {}) if call.action == "CreateImage" else {}
+            if "SourceImageId" in call.parameters and snapshot_id in _snapshot_ids(made):
+                yield step("copy of the source OMI", call, made["ImageId"])
+
     done = [call for call in calls if call.status == 200]
     image = _last(done, "CreateImage", "Image", "ImageId", image_id)
     if image is None:
@@ -66,6 +77,7 @@ def _steps(
         volume = _last(done, "CreateVolume", "Volume", "VolumeId", volume_id)
         if volume is not None:
             yield step("volume", volume, volume_id)
+            yield from copied(str(volume.parameters.get("SnapshotId", "")))
         return
 
 
@@ -78,8 +90,8 @@ def _last(
     return None
 
 
-def _snapshot_ids(parameters: Json) -> list[str]:
+def _snapshot_ids(image: Json) -> list[str]:
     """The root's is the first that a builder makes; others may be sources' own."""
-    mappings = parameters.get("BlockDeviceMappings", [])
+    mappings = image.get("BlockDeviceMappings", [])
     found = [mapping.get("Bsu", {}).get("SnapshotId", "") for mapping in mappings]
     return [snapshot_id for snapshot_id in found if snapshot_id]

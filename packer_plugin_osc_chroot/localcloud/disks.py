@@ -113,6 +113,14 @@ class Disks:
         if foreign is not None:
             foreign.check()
 
+    def grow_volume(self, volume_id: str, size: int, attachment: Attachment | None) -> None:
+        """To `size` bytes, and its disk, where it has one, with it."""
+        os.truncate(self.volume_file(volume_id), size)
+        if attachment is not None:
+            with attachment.lock:
+                if not attachment.gone:
+                    loops.read_size(attachment.loop)
+
     def create_snapshot(self, snapshot_id: str, source: Path) -> None:
         files.replace_sparse(source, self._directory / "snapshots" / f"{snapshot_id}.raw")
 

@@ -11,9 +11,9 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
-from packer_plugin_osc_chroot.localcloud.state import Image, Snapshot, Vm, Volume
+from packer_plugin_osc_chroot.localcloud.state import Image, Snapshot, Vm, Volume, VolumeUpdate
 
-_Resource = TypeVar("_Resource", Volume, Snapshot, Image, Vm)
+_Resource = TypeVar("_Resource", Volume, Snapshot, Image, Vm, VolumeUpdate)
 # A state that lasts less may never be seen.
 _SAMPLE_SECONDS = 0.02
 
@@ -26,6 +26,7 @@ class Resources:
     volumes: Mapping[str, Volume]
     snapshots: Mapping[str, Snapshot]
     images: Mapping[str, Image]
+    volume_updates: Mapping[str, VolumeUpdate]
 
     def linked_volumes(self) -> list[Volume]:
         """The VM's volumes, its root volume first."""
@@ -38,6 +39,7 @@ class Resources:
             volumes={key: _sample(volume) for key, volume in self.volumes.items()},
             snapshots={key: _sample(snapshot) for key, snapshot in self.snapshots.items()},
             images={key: _sample(image) for key, image in self.images.items()},
+            volume_updates={key: _sample(update) for key, update in self.volume_updates.items()},
         )
 
 

@@ -46,6 +46,7 @@ def to_save(region: Region) -> Saved:
         volumes=region.volumes,
         snapshots=region.snapshots,
         images=region.images,
+        volume_updates=region.volume_updates,
         source_ids=sorted(region.source_ids),
         tokens=[
             UsedToken(*key, parameters=parameters, resource_id=resource_id)
@@ -76,6 +77,7 @@ def bring_back(region: Region, found: Saved) -> list[str]:
     region.volumes |= found.volumes
     region.snapshots |= found.snapshots
     region.images |= found.images
+    region.volume_updates |= found.volume_updates
     for snapshot in list(found.snapshots.values()):
         lost += _resume_snapshot(region, snapshot)
     for volume in list(found.volumes.values()):
@@ -84,6 +86,10 @@ def bring_back(region: Region, found: Saved) -> list[str]:
     for image in found.images.values():
         if image.state == "pending":
             region.start(region.transitions.make_image(image))
+    for update in found.volume_updates.values():
+        if update.state in ("pending", "active") and update.volume_id in region.volumes:
+            updated = region.volumes[update.volume_id]
+            region.start(region.transitions.update_volume(updated, update))
     return lost
 
 

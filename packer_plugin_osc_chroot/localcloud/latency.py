@@ -13,7 +13,8 @@ class Latency:
     """Each transition's time.
 
     `call` is added to every call, and `calls` more to those of the actions that it names. `disk` is
-    what passes between a link's being attached and the disk's appearing on the machine.
+    what passes between a link's being attached and the disk's appearing on the machine. `copy` is
+    that of a snapshot or an OMI that is copied.
     """
 
     call: float = 0.0
@@ -23,6 +24,8 @@ class Latency:
     unlink: float = 0.0
     snapshot: float = 0.0
     image: float = 0.0
+    copy: float = 0.0
+    update_volume: float = 0.0
     delete_volume: float = 0.0
     delete_snapshot: float = 0.0
     calls: Mapping[str, float] = field(default_factory=dict)
@@ -40,7 +43,9 @@ class Latency:
 
 PRESETS = {
     "zero": Latency(),
-    "typical": Latency(call=0.05, volume=3.0, link=2.0, unlink=2.0, snapshot=20.0, image=1.0),
+    "typical": Latency(
+        call=0.05, volume=3.0, link=2.0, unlink=2.0, snapshot=20.0, image=1.0, copy=10.0
+    ),
 }
 
 

@@ -23,6 +23,7 @@ _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CLR_FD = 0x4C01
 _LOOP_GET_STATUS64 = 0x4C05
+_LOOP_SET_CAPACITY = 0x4C07
 _LOOP_INFO64_SIZE = 232
 # The kernel refuses partitions on a loop device without this flag.
 _LO_FLAGS_PARTSCAN = 8
@@ -162,6 +163,15 @@ def flush(nodes: Iterable[Path]) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def read_size(device: LoopDevice) -> None:
+    """Tell the kernel that the file has another size now."""
+    handle = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(handle, _LOOP_SET_CAPACITY)
+    finally:
+        os.close(handle)
 
 
 def read_partition_table(device: LoopDevice) -> None:

@@ -25,6 +25,7 @@ from packer_plugin_osc_chroot.localcloud.state import (
     Snapshot,
     Vm,
     Volume,
+    VolumeUpdate,
     new_id,
 )
 from packer_plugin_osc_chroot.localcloud.transitions import Transitions
@@ -66,6 +67,7 @@ class Region:
         self.volumes: dict[str, Volume] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self.images: dict[str, Image] = {}
+        self.volume_updates: dict[str, VolumeUpdate] = {}
         self.source_ids: set[str] = set()
         self.client_tokens: dict[tuple[str, str, str], tuple[Json, str]] = {}
         if before is None:
@@ -73,7 +75,11 @@ class Region:
         else:
             self.vm, self.root_volume_id = before.vm, before.root_volume_id
         live = Resources(
-            vm=self.vm, volumes=self.volumes, snapshots=self.snapshots, images=self.images
+            vm=self.vm,
+            volumes=self.volumes,
+            snapshots=self.snapshots,
+            images=self.images,
+            volume_updates=self.volume_updates,
         )
         self.history = History(live, stale=trouble.stale_reads)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,7 +152,9 @@ class Region:
     def is_being_copied(self, volume: Volume) -> bool:
         """Whether a snapshot of it is on its way."""
         return any(
-            snapshot.volume_id == volume.volume_id and snapshot.state in ("in-queue", "pending")
+            snapshot.volume_id == volume.volume_id
+            and not snapshot.source_id
+            and snapshot.state in ("in-queue", "pending")
             for snapshot in self.snapshots.values()
         )
 

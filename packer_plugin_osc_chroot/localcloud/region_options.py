@@ -38,9 +38,10 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         type=_latency,
         default="zero",
         help="how long things take: zero (the default), typical (volume 3 s, link and unlink 2 s,"
-        " snapshot 20 s, OMI 1 s, 50 ms on every call), or a TOML file that gives seconds for some"
-        " of: call, volume, link, disk, unlink, snapshot, image, delete_volume, delete_snapshot, and"
-        " in a table calls more for single actions",
+        " snapshot 20 s, OMI 1 s, a copy of either 10 s, 50 ms on every call), or a TOML file that"
+        " gives seconds for some of: call, volume, link, disk, unlink, snapshot, image, copy,"
+        " update_volume, delete_volume, delete_snapshot, and in a table calls more for single"
+        " actions",
     )
     parser.add_argument(
         "--trouble",

@@ -22,6 +22,7 @@ from packer_plugin_osc_chroot.localcloud import (
     actions_places,
     actions_snapshots,
     actions_tags,
+    actions_volume_updates,
     actions_volumes,
     state,
 )
@@ -53,10 +54,13 @@ ACTIONS: Mapping[str, _Action] = {
     "ReadSubregions": actions_places.read_subregions,
     "ReadTags": actions_tags.read_tags,
     "ReadVms": actions_places.read_vms,
+    "ReadVmsState": actions_places.read_vms_state,
+    "ReadVolumeUpdateTasks": actions_volume_updates.read_volume_update_tasks,
     "ReadVolumes": actions_volumes.read_volumes,
     "UnlinkVolume": actions_volumes.unlink_volume,
     "UpdateImage": actions_images.update_image,
     "UpdateSnapshot": actions_snapshots.update_snapshot,
+    "UpdateVolume": actions_volume_updates.update_volume,
 }
 
 # Not signed, as the official document has it.

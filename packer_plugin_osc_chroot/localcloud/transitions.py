@@ -6,14 +6,21 @@ harm (a disk that is taken away in use, written while a snapshot takes it) is re
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.disks import Attachment
 from packer_plugin_osc_chroot.localcloud.files import GIB
-from packer_plugin_osc_chroot.localcloud.state import Image, Link, Snapshot, Volume
+from packer_plugin_osc_chroot.localcloud.state import (
+    Image,
+    Link,
+    Snapshot,
+    Volume,
+    VolumeUpdate,
+    now,
+)
 from packer_plugin_osc_chroot.localcloud.watch import NodeWatch
 
 if TYPE_CHECKING:
@@ -21,6 +28,8 @@ if TYPE_CHECKING:
 
 # How often a snapshot's progress moves on.
 _PROGRESS_SECONDS = 0.1
+# How often an OMI that is copied looks for its snapshots.
+_LOOK_SECONDS = 0.02
 
 
 class Transitions:
@@ -78,6 +87,23 @@ class Transitions:
             await asyncio.gather(*self._copies.pop(volume.volume_id, []), return_exceptions=True)
             await self._region.on_disk(self._disks.delete_volume, volume.volume_id)
             del self._region.volumes[volume.volume_id]
+
+    async def update_volume(self, volume: Volume, update: VolumeUpdate) -> None:
+        """The disk grows where it is, linked or not; what is on it does not."""
+        end = self._region.hazards.next_end("UpdateVolume")
+        with self._timed("UpdateVolume", volume, volume.volume_id):
+            async for share in _shares(self._region.latency.update_volume):
+                update.state, update.progress = "active", int(share * 100)
+            await _unless_never(end)
+            if end == "error":
+                update.state, volume.task_id = "failed", ""
+                return
+            attachment = volume.link.attachment if volume.link is not None else None
+            size = update.target.size * GIB
+            await self._region.on_disk(self._disks.grow_volume, volume.volume_id, size, attachment)
+            volume.size, volume.iops = update.target.size, update.target.iops
+            volume.volume_type, volume.task_id = update.target.volume_type, ""
+            update.state, update.progress, update.completed = "completed", 100, now()
 
     async def attach(self, volume: Volume, link: Link) -> None:
         end = self._region.hazards.next_end("LinkVolume")
@@ -164,13 +190,13 @@ class Transitions:
         await flushed
         self._region.start(self.make_snapshot(snapshot, copy))
 
-    async def copy_data(self, snapshot: Snapshot, source: Snapshot) -> None:
-        """The same from another snapshot."""
-        file = self._disks.snapshot_file(source.snapshot_id)
+    def copy_data(self, snapshot: Snapshot, *, counts: bool) -> None:
+        """The same from another snapshot. `counts`: whether CreateSnapshot asked for it."""
+        file = self._disks.snapshot_file(snapshot.source_id)
         work = self._region.on_disk(self._disks.create_snapshot, snapshot.snapshot_id, file)
         copy = asyncio.ensure_future(work)
-        self._copies.setdefault(source.snapshot_id, []).append(copy)
-        self._region.start(self.make_snapshot(snapshot, copy))
+        self._copies.setdefault(snapshot.source_id, []).append(copy)
+        self._region.start(self.make_snapshot(snapshot, copy, counts=counts))
 
     async def _flush_for(self, snapshot: Snapshot, volume: Volume) -> None:
         attachment = volume.link.attachment if volume.link is not None else None
@@ -193,8 +219,10 @@ class Transitions:
         source = self._disks.volume_file(volume.volume_id)
         await self._region.on_disk(self._disks.create_snapshot, snapshot.snapshot_id, source)
 
-    async def make_snapshot(self, snapshot: Snapshot, copy: asyncio.Future[None]) -> None:
-        end = self._region.hazards.next_end("CreateSnapshot")
+    async def make_snapshot(
+        self, snapshot: Snapshot, copy: asyncio.Future[None], *, counts: bool = True
+    ) -> None:
+        end = self._region.hazards.next_end("CreateSnapshot") if counts else None
         with self._timed("CreateSnapshot", snapshot, snapshot.snapshot_id):
             await self._progress(snapshot)
             try:
@@ -207,19 +235,17 @@ class Transitions:
             if end == "error":
                 snapshot.state = "error"
                 return
-            await self._check_written(snapshot.volume_id)
+            if not snapshot.source_id:
+                await self._check_written(snapshot.volume_id)
             if snapshot.state == "pending":
                 snapshot.state, snapshot.progress = "completed", 100
 
     async def _progress(self, snapshot: Snapshot) -> None:
-        started = time.monotonic()
-        duration = self._region.latency.snapshot
-        while (elapsed := time.monotonic() - started) < duration:
-            share = elapsed / duration
+        latency = self._region.latency
+        async for share in _shares(latency.copy if snapshot.source_id else latency.snapshot):
             snapshot.progress = int(share * 100)
             if share >= assumptions.SNAPSHOT_QUEUE_SHARE and snapshot.state == "in-queue":
                 snapshot.state = "pending"
-            await asyncio.sleep(min(_PROGRESS_SECONDS, duration - elapsed))
         if snapshot.state == "in-queue":
             snapshot.state = "pending"
 
@@ -255,9 +281,26 @@ class Transitions:
     async def make_image(self, image: Image) -> None:
         end = self._region.hazards.next_end("CreateImage")
         with self._timed("CreateImage", image, image.image_id):
-            await asyncio.sleep(self._region.latency.image)
+            latency = self._region.latency
+            await asyncio.sleep(latency.copy if image.source_id else latency.image)
             await _unless_never(end)
-            image.state = "failed" if end == "error" else "available"
+            while "pending" in (states := self._states_of_data(image)):
+                await asyncio.sleep(_LOOK_SECONDS)
+            image.state = "failed" if end == "error" or "error" in states else "available"
+
+    def _states_of_data(self, image: Image) -> set[str]:
+        """Of its snapshots, which are on their way too where it is a copy."""
+        found = (self._region.snapshots.get(key) for key in image.snapshot_ids())
+        states = {snapshot.state for snapshot in found if snapshot is not None}
+        return {"pending" if state == "in-queue" else state for state in states}
+
+
+async def _shares(seconds: float) -> AsyncIterator[float]:
+    """How much of this time has passed, every now and then until it is over."""
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < seconds:
+        yield elapsed / seconds
+        await asyncio.sleep(min(_PROGRESS_SECONDS, seconds - elapsed))
 
 
 async def _unless_never(end: str | None) -> None:

@@ -28,6 +28,7 @@ _ENDS_OF_ACTION: dict[str, tuple[End, ...]] = {
     "CreateImage": ("error", "never"),
     "LinkVolume": ("never", "no-disk"),
     "UnlinkVolume": ("never",),
+    "UpdateVolume": ("error", "never"),
     "DeleteVolume": ("never",),
     "DeleteSnapshot": ("never",),
 }
@@ -90,8 +91,8 @@ class Fault:
 class Fate:
     """What becomes of the thing that the `nth` call of `action` (and `count` in all) is about.
 
-    Ends: error (its state; failed for an OMI), never (it stays on its way for ever), no-disk (the
-    API shows it as attached, and no disk appears). The call itself succeeds.
+    Ends: error (its state; failed for an OMI and an update), never (it stays on its way for ever),
+    no-disk (the API shows it as attached, and no disk appears). The call itself succeeds.
     """
 
     action: str
