@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.disks import Attachment
 from packer_plugin_osc_chroot.localcloud.files import GIB
+from packer_plugin_osc_chroot.localcloud.remains import NameTaken
 from packer_plugin_osc_chroot.localcloud.state import (
     Image,
     Link,
@@ -125,16 +126,16 @@ class Transitions:
     async def _attach_disk(self, volume: Volume, link: Link) -> None:
         try:
             attachment = await self._region.on_disk(
-                self._disks.attach, volume.volume_id, name=link.slot
+                self._disks.attach, volume.volume_id, slot=link.slot
             )
-        except OSError as error:
+        except (OSError, NameTaken) as error:
             self._disks.release(link.slot)
             volume.link, volume.state = None, "available"
             self._record.add_defect(
                 f"localcloud: attaching {volume.volume_id} as {link.slot} failed: {error}"
             )
             return
-        self._attachments[link.slot] = attachment
+        self._attachments[attachment.name] = attachment
         self._watch.add(attachment.node)
         await self._region.on_disk(self._disks.update_partitions, attachment)
         link.attachment = attachment
@@ -157,7 +158,7 @@ class Transitions:
         if link.attachment is None:
             self._disks.release(link.slot)
             return
-        del self._attachments[link.slot]
+        del self._attachments[link.attachment.name]
         if not await self._region.on_disk(self._disks.detach, link.attachment):
             self._record.add_defect(
                 f"{volume.volume_id} ({link.attachment.node}) was taken away from a user that still"
@@ -174,9 +175,9 @@ class Transitions:
                 f" {', '.join(users)}"
             )
 
-    def _read(self, slot: str) -> None:
-        """The disk at `slot` was written: its partitions may be other ones now."""
-        attachment = self._attachments.get(slot)
+    def _read(self, name: str) -> None:
+        """The disk `name` was written: its partitions may be other ones now."""
+        attachment = self._attachments.get(name)
         if attachment is not None:
             self._region.start(self._region.on_disk(self._disks.update_partitions, attachment))
 
