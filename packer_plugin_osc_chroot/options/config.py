@@ -22,7 +22,6 @@ DEFAULT_CHROOT_MOUNTS = (
 DEFAULT_COPY_FILES = ("/etc/resolv.conf",)
 DEFAULT_COMMAND_WRAPPER = "{{.Command}}"
 DEFAULT_MOUNT_PATH = "/mnt/packer-amazon-chroot-volumes/{{.Device}}"
-DEFAULT_MOUNT_PARTITION = "1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +130,8 @@ class Config:
     )
     mount_partition: str = option(
         "The number of the partition that holds `/`; `0` stands for the whole disk.",
-        default=DEFAULT_MOUNT_PARTITION,
+        default="",
+        default_text="`1`, or the whole disk where it has no partition table",
         check=checks.partition,
     )
     mount_options: tuple[str, ...] = option(
@@ -183,6 +183,11 @@ class Config:
     def mounts(self) -> tuple[tuple[str, ...], ...]:
         """`chroot_mounts` with its default; like the Go builder's, an empty list means that too."""
         return self.chroot_mounts or DEFAULT_CHROOT_MOUNTS
+
+    @property
+    def partition_number(self) -> int | None:
+        """`mount_partition` as a number; None where it is not set."""
+        return int(self.mount_partition) if self.mount_partition else None
 
     @property
     def files(self) -> tuple[str, ...]:
