@@ -61,7 +61,7 @@ def check_host(config: Config, *, is_wrapped: bool) -> None:
 def _check_file(path: Path, *, is_wrapped: bool) -> None:
     hint = "Remove it from copy_files; an empty list copies nothing"
     try:
-        if stat.S_ISREG(os.stat(path).st_mode):
+        if stat.S_IFMT(os.stat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
             return
     except PermissionError:
         if is_wrapped:
@@ -71,7 +71,7 @@ def _check_file(path: Path, *, is_wrapped: bool) -> None:
     except OSError as error:
         problem = (error.strerror or "cannot be read").lower()
     else:
-        problem = "is not a file"
+        problem = "is neither a file nor a folder"
     raise BuildError(f"copy_files: {path}: {problem}", hint=hint)
 
 

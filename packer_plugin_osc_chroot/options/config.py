@@ -146,8 +146,8 @@ class Config:
         check=checks.mount_triples,
     )
     copy_files: tuple[str, ...] | None = option(
-        "Files of this VM that stand at the same path in the chroot while provisioners run."
-        " What the image had there is put back afterwards. An empty list copies nothing.",
+        "Files and folders of this VM that stand at the same path in the chroot while provisioners"
+        " run. What the image had there is put back afterwards. An empty list copies nothing.",
         default_text="`/etc/resolv.conf`",
         check=checks.absolute_paths,
     )
