@@ -111,6 +111,7 @@ def build(context: Context) -> Result:
                 volume_id,
                 vm_id=facts.identity.vm_id,
                 device_path=config.device_path,
+                nvme_device_path=config.nvme_device_path,
                 size=plan.volume.size,
                 is_empty=not plan.volume.snapshot_id,
                 host=host,

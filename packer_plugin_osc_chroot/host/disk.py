@@ -66,9 +66,9 @@ def block_size(path: Path, *, sysfs: Path = SYSFS) -> int | None:
 
 
 def disks(*, dev: Path = DEV, sysfs: Path = SYSFS) -> dict[Path, str]:
-    """The nodes of whole disks, those without content left out, each with its `instance`."""
+    """The nodes of whole disks, those without content left out, each with its `instance_of`."""
     return {
-        node: instance(node, sysfs=sysfs)
+        node: instance_of(node, sysfs=sysfs)
         for node in sorted(dev.iterdir())
         if not node.is_symlink()
         and block_size(node, sysfs=sysfs)
@@ -76,7 +76,7 @@ def disks(*, dev: Path = DEV, sysfs: Path = SYSFS) -> dict[Path, str]:
     }
 
 
-def instance(node: Path, *, sysfs: Path = SYSFS) -> str:
+def instance_of(node: Path, *, sysfs: Path = SYSFS) -> str:
     """What tells a disk from another that gets the same name later; "" where there is none.
 
     Device number and, since Linux 5.15, the sequence number that no other disk ever gets.

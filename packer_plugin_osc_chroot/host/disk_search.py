@@ -28,7 +28,7 @@ from packer_plugin_osc_chroot.host.disk import (
     block_size,
     device_number,
     disks,
-    instance,
+    instance_of,
     sysfs_entry,
 )
 from packer_plugin_osc_chroot.host.signatures import read_signatures
@@ -228,7 +228,7 @@ def _override_hint(api_name: str) -> str:
 def _seen(before: Mapping[Path, str], *, dev: Path, sysfs: Path) -> list[str]:
     seen = []
     for path in disks(dev=dev, sysfs=sysfs):
-        new = "" if before.get(path) == instance(path, sysfs=sysfs) else ", new"
+        new = "" if before.get(path) == instance_of(path, sysfs=sysfs) else ", new"
         own = "".join(f", serial {each}" for each in sorted(serials(path, sysfs=sysfs)))
         seen.append(f"{path} ({(block_size(path, sysfs=sysfs) or 0) / GIB:.1f} GiB{own}{new})")
     by_id = [f"{link} -> {os.path.realpath(link)}" for link in _links(dev)]

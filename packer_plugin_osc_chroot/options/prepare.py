@@ -6,15 +6,16 @@ their mistakes.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from packer_plugin_osc_chroot.cloud.credentials import endpoint_problem, half_pair_problem
 from packer_plugin_osc_chroot.options.config import COMPONENT_NAME, Config, Packer
 from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
-from packer_plugin_osc_chroot.options.decode import WrongType, decode
+from packer_plugin_osc_chroot.options.decode import decode, decode_rows
+from packer_plugin_osc_chroot.options.report import Report
+from packer_plugin_osc_chroot.options.rules import check_rules
 from packer_plugin_osc_chroot.template.engine import (
     DECODE_DATA,
     Fields,
@@ -78,26 +79,15 @@ def prepare(
         user_variables=packer.user_variables if "packer_user_variables" in raw else None,
         started_at=started_at,
     )
-    errors: list[str] = []
-    warnings: list[str] = []
-    values: dict[str, Any] = {}
+    report = Report()
     table = options_of(Config)
-    errors += _unknown(raw, [row.name for row in table])
-    for row in table:
-        if row.name not in raw:
-            continue
-        try:
-            rendered = _render(raw[row.name], row, scope, warnings)
-            values[row.name] = decode(row.kind, rendered)
-        except TemplateError as error:
-            errors.append(f"{row.name}: {error}")
-        except WrongType as error:
-            errors.append(f"{row.name}{error.path}: {error}")
-    errors += _check(table, values, failed=[error.split(":")[0].split("[")[0] for error in errors])
+    values = decode_rows(table, _rendered(table, raw, scope, report), "", report)
+    _check(table, values, report)
+    check_rules(values, report)
     if problem := half_pair_problem(values, environ):
-        errors.append(problem)
+        report.errors.append(problem)
     if problem := endpoint_problem(values.get("custom_endpoint_oapi", "")):
-        errors.append(f"custom_endpoint_oapi: {problem}")
+        report.error("custom_endpoint_oapi", problem)
     secrets = [values[row.name] for row in table if row.secret and values.get(row.name)]
     secrets += [packer.user_variables.get(name, "") for name in packer.sensitive_variables]
     # An empty string or list of nothing is "not set" wherever the default is something.
@@ -107,11 +97,11 @@ def prepare(
         if row.name in values and not (row.kind is Kind.STRING and values[row.name] == "")
     }
     return Prepared(
-        config=None if errors else Config(**given, packer=packer),
+        config=None if report.errors else Config(**given, packer=packer),
         scope=scope,
         secrets=tuple(secret for secret in secrets if secret),
-        warnings=tuple(warnings),
-        errors=tuple(errors),
+        warnings=tuple(report.warnings),
+        errors=tuple(report.errors),
     )
 
 
@@ -120,7 +110,7 @@ def _packer(raw: Mapping[str, Any]) -> Packer:
         return str(raw.get(key) or "")
 
     def flag(key: str) -> bool:
-        return bool(decode(Kind.BOOL, raw.get(key) or False))
+        return bool(decode(Kind.BOOL, raw.get(key) or False, key, Report()))
 
     variables = raw.get("packer_user_variables") or {}
     return Packer(
@@ -138,35 +128,59 @@ def _packer(raw: Mapping[str, Any]) -> Packer:
     )
 
 
-def _unknown(raw: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
-    for name in sorted(raw):
-        if name in known or name.startswith("packer_"):
-            continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f'did you mean "{near[0]}"?' if near else "see the documentation for what there is"
-        yield f"{name}: unknown option; {hint}"
+def _rendered(
+    table: Sequence[Option], raw: Mapping[str, Any], scope: Scope, report: Report
+) -> dict[str, Any]:
+    """`raw` with its templates rendered once, or only compiled where they are late ones.
+
+    What cannot be rendered is left out.
+    """
+    rows = {spelling.name: row for row in table for spelling in row.spellings}
+    rendered = {}
+    for name, value in raw.items():
+        if row := rows.get(name):
+            value = _render(value, name, row, scope, report)
+        if not report.has_failed(name):
+            rendered[name] = value
+    return rendered
 
 
-def _render(value: Any, row: Option, scope: Scope, warnings: list[str]) -> Any:
-    """The value with its templates rendered once, or only compiled where they are late ones."""
+def _render(value: Any, path: str, row: Option, scope: Scope, report: Report) -> Any:
+    match value:
+        case str():
+            try:
+                return _render_text(value, path, row, scope, report)
+            except TemplateError as error:
+                report.error(path, str(error))
+        case list():
+            return [
+                _render(item, f"{path}[{i}]", row, scope, report) for i, item in enumerate(value)
+            ]
+        case dict():
+            return {
+                _render(key, path, row, scope, report): _render(
+                    item, f"{path}.{key}", row, scope, report
+                )
+                for key, item in value.items()
+            }
+    return value
 
-    def text(source: str) -> str:
-        if "{{" not in source:
-            return source
-        template = compile_template(source)
-        if row.late:
-            _try(template, row, scope)
-            return source
-        rendered = template.render_once_reporting(scope, DECODE_DATA)
-        if rendered.missing:
-            warnings.append(
-                f"{row.name}: {', '.join(rendered.missing)} is not known when this option is read,"
-                f' and became "<no value>" in "{rendered.text}"'
-            )
-        return rendered.text
 
-    # Only late maps have their keys rendered (during the build); elsewhere keys are plain text.
-    return _map_strings(value, text, keys=row.late)
+def _render_text(text: str, path: str, row: Option, scope: Scope, report: Report) -> str:
+    if "{{" not in text:
+        return text
+    template = compile_template(text)
+    if row.late:
+        _try(template, row, scope)
+        return text
+    rendered = template.render_once_reporting(scope, DECODE_DATA)
+    if rendered.missing:
+        report.warn(
+            path,
+            f"{', '.join(rendered.missing)} is not known when this option is read,"
+            f' and became "<no value>" in "{rendered.text}"',
+        )
+    return rendered.text
 
 
 def _try(template: Template, row: Option, scope: Scope) -> None:
@@ -179,28 +193,12 @@ def _try(template: Template, row: Option, scope: Scope) -> None:
         pass
 
 
-def _map_strings(value: Any, change: Callable[[str], str], *, keys: bool) -> Any:
-    match value:
-        case str():
-            return change(value)
-        case list():
-            return [_map_strings(item, change, keys=keys) for item in value]
-        case dict():
-            return {
-                change(key) if keys else key: _map_strings(item, change, keys=keys)
-                for key, item in value.items()
-            }
-    return value
-
-
-def _check(
-    table: Sequence[Option], values: Mapping[str, Any], *, failed: Sequence[str]
-) -> list[str]:
-    errors = []
+def _check(table: Sequence[Option], values: Mapping[str, Any], report: Report) -> None:
     for row in table:
         value = values.get(row.name)
-        if row.required and not value and row.name not in failed:
-            errors.append(f"{row.name}: required, and not set")
+        if any(report.has_failed(spelling.name) for spelling in row.spellings):
+            continue
+        if row.required and not value:
+            report.error(row.name, "required, and not set")
         elif value and row.check and (problem := row.check(value)):
-            errors.append(f"{row.name}: {problem}")
-    return errors
+            report.error(row.name, problem)

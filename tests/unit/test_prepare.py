@@ -1,5 +1,6 @@
 """Prepare finds every problem at once, names its option, and touches nothing."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -30,6 +31,11 @@ PACKER = {
 
 def prepared(options: Mapping[str, Any], **environ: str) -> Prepared:
     return prepare([{**options}, PACKER], started_at=STARTED, environ=environ)
+
+
+def option_of(message: str) -> str:
+    """The option that an error or a warning is about, without the path inside it."""
+    return re.split(r"[.\[:]", message, maxsplit=1)[0]
 
 
 def test_the_basic_example() -> None:
@@ -71,7 +77,7 @@ def test_every_problem_at_once() -> None:
         }
     )
     assert result.config is None
-    named = {error.split(":")[0] for error in result.errors}
+    named = {option_of(error) for error in result.errors}
     assert named == {
         "omi_nam",
         "omi_name",
@@ -142,7 +148,7 @@ def test_a_template_error_is_given_once() -> None:
 )
 def test_late_templates_that_can_never_be_rendered(option: str, value: object, text: str) -> None:
     (error,) = prepared({**GOOD, option: value}).errors
-    assert error.startswith(f"{option}: ") and text in error
+    assert option_of(error) == option and text in error
 
 
 def test_late_templates_that_depend_on_data_are_not_judged_by_made_up_data() -> None:
