@@ -91,11 +91,14 @@ def instance_of(node: Path, *, sysfs: Path = SYSFS) -> str:
     return f"{entry.name} {sequence}"
 
 
-def partition_path(disk: Path, number: int) -> Path:
-    """A partition's node, named as the kernel names it: sda1, but nvme0n1p1 and loop0p1."""
+def partition_path(disk: Path, number: int | None) -> Path:
+    """A partition's node, named as the kernel names it: sda1, but nvme0n1p1 and loop0p1.
+
+    `number` 0 is the whole disk, None (nobody has named one) the first.
+    """
     if number == 0:
         return disk
-    return disk.with_name(f"{_partition_prefix(disk)}{number}")
+    return disk.with_name(f"{_partition_prefix(disk)}{1 if number is None else number}")
 
 
 def partitions(disk: Path) -> list[Path]:

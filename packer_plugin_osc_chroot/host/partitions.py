@@ -180,7 +180,7 @@ def digit_warning(option: str, command: str, disk: Disk) -> str:
     right = partition_path(disk.path, int(found[1]))
     return (
         f"warning: {option}: {found[0]} is no partition of {disk.path}: its name ends in a digit, so"
-        f" the kernel calls that one {right}"
+        f" the kernel calls that one {right}; {{{{.PartitionDevice}}}} is that of mount_partition"
     )
 
 

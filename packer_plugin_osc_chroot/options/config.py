@@ -300,21 +300,24 @@ class Config:
         check=checks.device,
     )
     nvme_device_path: str = option(
-        "The path of the disk on this VM, where it is not found by itself.",
+        "The path of the disk on this VM, where it is not found by itself: `/dev/nvme1n1`. Needs"
+        " `device_path` only where the volume is to be linked under a certain name.",
         default="",
     )
     pre_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the volume is linked and before it is mounted."
-        " `{{.Device}}` is the disk's path.",
+        " `{{.Device}}` is the disk's path, `{{.PartitionDevice}}` that of the partition which"
+        " `mount_partition` names (`{{.Device}}1` is another device where the disk's name ends in a"
+        " digit).",
         default=(),
-        fields=(*BUILD_FIELDS, "Device"),
+        fields=(*BUILD_FIELDS, "Device", "PartitionDevice"),
     )
     post_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the root filesystem is mounted and before"
-        " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path, `{{.MountPath}}`"
-        " where it is mounted.",
+        " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path,"
+        " `{{.PartitionDevice}}` the root partition's, `{{.MountPath}}` where it is mounted.",
         default=(),
-        fields=(*BUILD_FIELDS, "Device", "MountPath"),
+        fields=(*BUILD_FIELDS, "Device", "PartitionDevice", "MountPath"),
     )
     force_deregister: bool = option(
         "Replace an OMI of that name that your account has. It stays until the new snapshot is"
@@ -357,3 +360,8 @@ class Config:
         if self.copy_files is None:
             return () if self.from_scratch else DEFAULT_COPY_FILES
         return self.copy_files
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the account's OMI of the new one's name is replaced."""
+        return self.force_deregister or self.packer.force

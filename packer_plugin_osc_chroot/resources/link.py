@@ -27,7 +27,6 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
-_LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
 # Seconds between two looks whether the disk is still in use, and before the user is told of it.
 _FREE_EVERY = 0.1
@@ -45,16 +44,19 @@ def linked_volume(
     size: int,
     is_empty: bool = False,
     host: Host,
+    timeout: float,
     token: CancelToken,
     ui: Ui,
 ) -> Iterator[Disk]:
     """The volume linked to this VM, as its disk; unlinked at the end.
 
-    `device_path`, when set, is the only name tried. `size` in GiB. `is_empty`: the volume is new and
-    has nothing on it.
+    `device_path`, when set, is the only name tried. `size` in GiB, `timeout` in seconds. `is_empty`:
+    the volume is new and has nothing on it.
     """
     ui.say("Linking the volume to this VM...")
-    attempt = _Attempt(device_path=device_path, nvme_device_path=nvme_device_path, size=size)
+    attempt = _Attempt(
+        device_path=device_path, nvme_device_path=nvme_device_path, size=size, timeout=timeout
+    )
     try:
         try:
             disk = _linked_disk(
@@ -62,7 +64,7 @@ def linked_volume(
             )
         except UnprovedDisk as error:
             ui.message(f"{error.message}: linking again, with no other build beside")
-            _unlink(cloud, volume_id, vm_id=vm_id, token=token, ui=ui)
+            _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=token, ui=ui)
             attempt.may_stand = False
             disk = _linked_disk(
                 cloud, volume_id, attempt, vm_id=vm_id, alone=True, token=token, ui=ui
@@ -79,7 +81,7 @@ def linked_volume(
             if attempt.may_stand:
                 if attempt.disk_path is not None:
                     _await_free(host, attempt.disk_path, token=undo, ui=ui)
-                _unlink(cloud, volume_id, vm_id=vm_id, token=undo, ui=ui)
+                _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=undo, ui=ui)
         except BuildError as error:
             raise UndoError(
                 f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
@@ -95,6 +97,7 @@ class _Attempt(Attempt):
     device_path: str = ""
     nvme_device_path: str = ""
     size: int = 0
+    timeout: float = 0.0
     name: str = ""
     taken: Collection[str] = ()
     disks_before: Mapping[Path, str] = dataclasses.field(default_factory=dict)
@@ -120,7 +123,7 @@ def _linked_disk(
             target=("attached",),
             failed=("detaching", "detached"),
             state=lambda volume: _link_state(volume, vm_id),
-            deadline=_LINK_SECONDS,
+            deadline=attempt.timeout,
             token=token,
             ui=ui,
         )
@@ -279,7 +282,9 @@ def _is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
         return is_claimed(LocalFiles("/"), disk, token=token)
 
 
-def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui: Ui) -> None:
+def _unlink(
+    cloud: Cloud, volume_id: str, *, vm_id: str, timeout: float, token: CancelToken, ui: Ui
+) -> None:
     ui.say(f"Unlinking volume {volume_id}...")
     gone_since: float | None = None
 
@@ -303,7 +308,7 @@ def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui:
         lambda: read_volume(cloud, volume_id, token=token),
         target=("available", "gone"),
         failed=("error",),
-        deadline=_LINK_SECONDS,
+        deadline=timeout,
         token=token,
         ui=ui,
         missing_is="gone",

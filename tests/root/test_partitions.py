@@ -277,4 +277,4 @@ def test_a_digit_after_a_disk_whose_name_ends_in_one(
 ) -> None:
     said = digit_warning("pre_mount_commands", command, Disk("vol-1", "/dev/xvdf", Path(device)))
     assert bool(said) == bool(warned)
-    assert said.endswith(warned)
+    assert warned in said
