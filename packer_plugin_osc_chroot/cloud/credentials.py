@@ -76,10 +76,15 @@ def endpoint_problem(endpoint: str) -> str | None:
     return f'must be an endpoint such as https://api.eu-west-2.outscale.com, found "{endpoint}"'
 
 
+def from_environment(environ: Mapping[str, str], key: str) -> str:
+    """What the environment says; `key` is a name of Credentials."""
+    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
+
+
 def half_pair_problem(values: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
     """One key of the pair in the template, and the other nowhere that a build would look."""
     for here, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
-        if values.get(here) and not values.get(other) and not _from(environ, other):
+        if values.get(here) and not values.get(other) and not from_environment(environ, other):
             return f"{other}: required with {here}, and set neither here nor in the environment"
     return None
 
@@ -89,10 +94,10 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
     profile = _profile(environ)
 
     def pick(template: str, key: str) -> str:
-        return template or _from(environ, key) or profile.get(key, "")
+        return template or from_environment(environ, key) or profile.get(key, "")
 
-    access_key = config.access_key or _from(environ, "access_key")
-    secret_key = config.secret_key or _from(environ, "secret_key")
+    access_key = config.access_key or from_environment(environ, "access_key")
+    secret_key = config.secret_key or from_environment(environ, "secret_key")
     where = "the template or the environment"
     if not access_key and not secret_key:
         # A pair is never made of halves from the file and from elsewhere: they would not match.
@@ -119,10 +124,6 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
         x509_cert=pick("", "x509_cert"),
         x509_key=pick("", "x509_key"),
     )
-
-
-def _from(environ: Mapping[str, str], key: str) -> str:
-    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
 
 
 def _truth(value: str) -> bool:
