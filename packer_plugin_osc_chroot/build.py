@@ -2,12 +2,12 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.credentials import find_credentials
+from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import read_identity
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
@@ -30,10 +30,24 @@ from packer_plugin_osc_chroot.plan import (
     plan_wrapper,
 )
 from packer_plugin_osc_chroot.redaction import Redactor
+from packer_plugin_osc_chroot.resources.former_image import (
+    delete_former_snapshots,
+    deregister_former,
+)
 from packer_plugin_osc_chroot.resources.image import register_image, wait_for_image
 from packer_plugin_osc_chroot.resources.link import linked_volume
+from packer_plugin_osc_chroot.resources.sharing import (
+    Permissions,
+    share_image,
+    share_snapshot,
+    taken_early,
+)
 from packer_plugin_osc_chroot.resources.snapshot import start_snapshot, wait_for_snapshot
-from packer_plugin_osc_chroot.resources.volume import created_volume
+from packer_plugin_osc_chroot.resources.source_volume import (
+    SourceVolume,
+    Timeouts,
+    source_volume,
+)
 from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -95,9 +109,16 @@ def build(context: Context) -> Result:
 
         volume_id = phases.enter(
             "create volume",
-            lambda: created_volume(cloud, plan.volume, token=token, ui=ui),
-            describe=lambda volume_id: f"volume {volume_id}",
-        )
+            lambda: source_volume(
+                cloud,
+                plan.volume,
+                facts.foreign_source,
+                timeouts=Timeouts(volume=config.volume_timeout, image=config.image_timeout),
+                token=token,
+                ui=ui,
+            ),
+            describe=SourceVolume.describe,
+        ).volume_id
         created = phases.level()
         disk = phases.enter(
             "link volume",
@@ -108,13 +129,14 @@ def build(context: Context) -> Result:
                 device_path=config.device_path,
                 size=plan.volume.size,
                 host=host,
+                timeout=config.link_timeout,
                 token=token,
                 ui=ui,
             ),
             describe=lambda disk: f"link of volume {volume_id} ({disk.path})",
         )
         linked = phases.level()
-        data = _provision(context, phases, host, late, facts, disk)
+        data = _provision(context, phases, host, late, disk)
         ui.say("Unmounting...")
         phases.leave("unmount", since=linked)
 
@@ -131,12 +153,22 @@ def build(context: Context) -> Result:
         )
         phases.leave_beside("unlink volume", since=created)
         _tag(phases, cloud, snapshot_id, plan.snapshot_tags, what="snapshot", token=token)
+        finish_sharing = _share(
+            phases,
+            "snapshot",
+            plan.snapshot_permissions,
+            lambda: share_snapshot(cloud, snapshot_id, plan.snapshot_permissions, token=token),
+        )
         phases.do(
             "wait for snapshot",
-            lambda: wait_for_snapshot(cloud, snapshot_id, token=token, ui=ui),
+            lambda: wait_for_snapshot(
+                cloud, snapshot_id, timeout=config.snapshot_timeout, token=token, ui=ui
+            ),
         )
+        finish_sharing()
         # Not before: the API may refuse to delete a volume whose snapshot is not complete.
         phases.leave_beside("delete volume", since=0)
+        former = _deregister_former(context, phases, cloud, facts)
         image_id = phases.do(
             "register OMI",
             lambda: register_image(
@@ -144,21 +176,39 @@ def build(context: Context) -> Result:
                 plan.image,
                 snapshot_id,
                 account_id=facts.account_id,
+                name_is_new=not former,
                 phases=phases,
                 token=token,
                 ui=ui,
             ),
         )
         _tag(phases, cloud, image_id, plan.tags, what="OMI", token=token)
-        phases.do("wait for OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
+        finish_sharing = _share(
+            phases,
+            "OMI",
+            plan.image_permissions,
+            lambda: share_image(cloud, image_id, plan.image_permissions, token=token),
+        )
+        phases.do(
+            "wait for OMI",
+            lambda: wait_for_image(
+                cloud, image_id, timeout=config.image_timeout, token=token, ui=ui
+            ),
+        )
+        finish_sharing()
         phases.keep()
+        if config.force_delete_snapshot:
+            in_use = (snapshot_id, *plan.image.snapshot_ids)
+            delete_former_snapshots(
+                cloud, former, account_id=facts.account_id, in_use=in_use, ui=ui
+            )
         phases.join()
     _show_times(ui, phases.timings)
     return Result(
         region=cloud.region,
         image_id=image_id,
         snapshot_ids=(snapshot_id,),
-        source_image_id=facts.source.image_id,
+        source_image_id=facts.source.image_id if facts.source else "",
         data=data,
         cloud=cloud,
     )
@@ -177,21 +227,63 @@ def _tag(
         phases.do(f"tag {what}", lambda: create_tags(cloud, [resource_id], tags, token=token))
 
 
+def _share(
+    phases: Phases, what: str, permissions: Permissions, change: Callable[[], None]
+) -> Callable[[], None]:
+    """Give the permissions now if the API takes them; what is returned does it after the wait else."""
+    if not permissions:
+        return lambda: None
+    name = f"share {what}"
+    if phases.do(name, lambda: taken_early(change)):
+        return lambda: None
+    return lambda: phases.do(name, change)
+
+
+def _deregister_former(
+    context: Context, phases: Phases, cloud: Cloud, facts: Facts
+) -> list[Mapping[str, Any]]:
+    """What had the new OMI's name until now, where it is to be replaced."""
+    if not context.config.replaces:
+        return []
+    return phases.do(
+        "deregister former OMI",
+        lambda: deregister_former(
+            cloud,
+            context.config.omi_name,
+            account_id=facts.account_id,
+            phases=phases,
+            token=context.token,
+            ui=context.ui,
+        ),
+    )
+
+
 def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
-    identity = read_identity(context.environ, token=context.token)
+    identity = read_identity(config, context.environ, token=context.token)
     credentials = find_credentials(config, context.environ)
-    context.redact.add((credentials.secret_key, credentials.access_key))
+    context.redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
+    if config.profile and credentials.found_in != PROFILE_FILE:
+        ui.message(
+            f'The keys are from {credentials.found_in}, and not from the profile "{config.profile}"'
+        )
     region = credentials.region or identity.region
-    ui.message(f"VM: {identity.vm_id} in {identity.subregion}")
+    if not region:
+        raise BuildError(
+            "region: not set, and not known without the metadata service", hint="Set region"
+        )
+    ui.message(f"VM: {identity.vm_id} in {identity.subregion or region}")
     cloud = Cloud(credentials, region=region)
-    return cloud, look(cloud, config, identity, token=context.token, ui=ui)
+    # Another endpoint has Regions of its own.
+    check_region = not credentials.endpoint and not config.skip_region_validation
+    facts = look(cloud, config, identity, check_region=check_region, token=context.token, ui=ui)
+    return cloud, facts
 
 
 def _provision(
-    context: Context, phases: Phases, host: Host, late: Late, facts: Facts, disk: Disk
+    context: Context, phases: Phases, host: Host, late: Late, disk: Disk
 ) -> Mapping[str, str]:
     """From the linked disk to provisioners that have run; what it enters is left by the caller."""
     config, ui, token = context.config, context.ui, context.token
@@ -222,7 +314,13 @@ def _provision(
     )
     if config.post_mount_commands:
         after = [
-            late.text("post_mount_commands", command, Device=str(disk.path), MountPath=mount_path)
+            late.text(
+                "post_mount_commands",
+                command,
+                Device=str(disk.path),
+                PartitionDevice=str(partition),
+                MountPath=mount_path,
+            )
             for command in config.post_mount_commands
         ]
         phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
@@ -243,7 +341,9 @@ def _provision(
             lambda: copied_files(files, config.files, host=host, root=root, token=token, ui=ui),
             describe=lambda _: f"copies in {root}: {', '.join(config.files)}",
         )
-    data = plan_hook_data(facts, disk=disk, mount_path=mount_path, environ=context.environ)
+    data = plan_hook_data(
+        late, disk=disk, partition=partition, mount_path=mount_path, environ=context.environ
+    )
     communicator = Communicator(Chroot(host, root), files)
     phases.do("provision", lambda: _run_provisioners(context, communicator, data))
     return data

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from packer_plugin_osc_chroot.cloud.credentials import (
+    MFA_PROBLEM,
     endpoint_problem,
     from_environment,
     half_pair_problem,
@@ -32,8 +33,4 @@ def check_access(values: Mapping[str, Any], environ: Mapping[str, str], report: 
                 "access_key", "required with token, and set neither here nor in the environment"
             )
     if values.get("mfa_code"):
-        report.error(
-            "mfa_code",
-            "the OUTSCALE API takes no code with an access key; remove it, and where the account asks"
-            " for more than a key, set x509_cert_path",
-        )
+        report.error("mfa_code", f"{MFA_PROBLEM}; remove it")

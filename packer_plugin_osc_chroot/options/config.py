@@ -330,10 +330,10 @@ class Config:
     )
     post_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the root filesystem is mounted and before"
-        " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path, `{{.MountPath}}`"
-        " where it is mounted.",
+        " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path,"
+        " `{{.PartitionDevice}}` the root partition's, `{{.MountPath}}` where it is mounted.",
         default=(),
-        fields=(*BUILD_FIELDS, "Device", "MountPath"),
+        fields=(*BUILD_FIELDS, "Device", "PartitionDevice", "MountPath"),
     )
     force_deregister: bool = option(
         "Replace an OMI of that name that your account has. It stays until the new snapshot is"
@@ -378,3 +378,8 @@ class Config:
         if self.copy_files is None:
             return () if self.from_scratch else DEFAULT_COPY_FILES
         return self.copy_files
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the account's OMI of the new one's name is replaced."""
+        return self.force_deregister or self.packer.force

@@ -25,6 +25,7 @@ GENERATED_VARS = (
     "BuildRegion",
     "Device",
     "MountPath",
+    "PartitionDevice",
     "SourceOMI",
     "SourceOMIName",
     "SourceOMITags",

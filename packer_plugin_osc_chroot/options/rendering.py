@@ -24,6 +24,7 @@ _MADE_UP: Mapping[str, object] = {
     "Command": "true",
     "Device": "xvdf",
     "MountPath": "/mnt/xvdf",
+    "PartitionDevice": "/dev/xvdf1",
     "SourceOMI": "ami-1a2b3c4d",
     "SourceOMIName": "name",
     "SourceOMITags": StringMap({}),

@@ -73,12 +73,23 @@ class Rules:
         if any(self._report.has_failed(name) for name in names):
             return
         iops, volume_type, size = (self._get(name) for name in names)
-        if not volume_type and self._is_from_scratch:
-            volume_type = DEFAULT_SCRATCH_VOLUME_TYPE
+        if self._is_from_scratch:
+            # The root's mapping says what these options do not.
+            root = self._root_mapping()
+            if root is None or holds_unknown((root.device_name, root.volume_type)):
+                return
+            volume_type = volume_type or root.volume_type or DEFAULT_SCRATCH_VOLUME_TYPE
+            iops = iops or (root.iops if volume_type == "io1" else 0)
         # Without a type, or without IOPS, the source OMI's may fit: the build knows.
         if volume_type and (iops or self._is_from_scratch):
             if problem := iops_problem(volume_type, iops or 0, size or 0):
                 self._report.error("root_volume_iops", problem)
+
+    def _root_mapping(self) -> BlockDevice | None:
+        """The mapping that `root_device_name` names."""
+        root = devices.letters(self._get("root_device_name") or "")
+        mappings: Sequence[BlockDevice] = self._get(_MAPPINGS) or ()
+        return next((each for each in mappings if devices.letters(each.device_name) == root), None)
 
     def _check_mappings(self) -> None:
         mappings: tuple[BlockDevice, ...] = self._values.get(_MAPPINGS) or ()

@@ -32,7 +32,6 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
-_LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
 # Seconds between two looks whether the disk is still in use, and before the user is told of it.
 _FREE_EVERY = 0.1
@@ -48,12 +47,13 @@ def linked_volume(
     device_path: str,
     size: int,
     host: Host,
+    timeout: float,
     token: CancelToken,
     ui: Ui,
 ) -> Iterator[Disk]:
     """The volume linked to this VM, as its disk; unlinked at the end.
 
-    `device_path`, when set, is the only name tried. `size` in GiB.
+    `device_path`, when set, is the only name tried. `size` in GiB, `timeout` in seconds.
     """
     ui.say("Linking the volume to this VM...")
     attempt = _Attempt()
@@ -65,7 +65,7 @@ def linked_volume(
             target=("attached",),
             failed=("detaching", "detached"),
             state=lambda volume: _link_state(volume, vm_id),
-            deadline=_LINK_SECONDS,
+            deadline=timeout,
             token=token,
             ui=ui,
         )
@@ -88,7 +88,7 @@ def linked_volume(
             if attempt.may_stand:
                 if attempt.disk_path is not None:
                     _await_free(host, attempt.disk_path, token=undo, ui=ui)
-                _unlink(cloud, volume_id, vm_id=vm_id, token=undo, ui=ui)
+                _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=undo, ui=ui)
         except BuildError as error:
             raise UndoError(
                 f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
@@ -233,7 +233,9 @@ def _is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
         return is_claimed(LocalFiles("/"), disk, token=token)
 
 
-def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui: Ui) -> None:
+def _unlink(
+    cloud: Cloud, volume_id: str, *, vm_id: str, timeout: float, token: CancelToken, ui: Ui
+) -> None:
     ui.say(f"Unlinking volume {volume_id}...")
     gone_since: float | None = None
 
@@ -257,7 +259,7 @@ def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui:
         lambda: read_volume(cloud, volume_id, token=token),
         target=("available", "gone"),
         failed=("error",),
-        deadline=_LINK_SECONDS,
+        deadline=timeout,
         token=token,
         ui=ui,
         missing_is="gone",
