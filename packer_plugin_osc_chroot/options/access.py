@@ -9,6 +9,7 @@ from packer_plugin_osc_chroot.cloud.credentials import (
     from_environment,
     half_pair_problem,
 )
+from packer_plugin_osc_chroot.options.decode import holds_unknown
 from packer_plugin_osc_chroot.options.report import Report
 
 
@@ -32,5 +33,5 @@ def check_access(values: Mapping[str, Any], environ: Mapping[str, str], report: 
             report.error(
                 "access_key", "required with token, and set neither here nor in the environment"
             )
-    if values.get("mfa_code"):
+    if (code := values.get("mfa_code")) and not holds_unknown(code):
         report.error("mfa_code", f"{MFA_PROBLEM}; remove it")

@@ -5,6 +5,7 @@ that; the rules here are theirs (mapstructure's weak decoding), except that a nu
 is refused where a whole one is wanted. HCL2 values arrive already typed by core.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,11 @@ UNKNOWN = "<unknown>"
 
 _TRUE = {"1", "t", "T", "true", "TRUE", "True"}
 _FALSE = {"", "0", "f", "F", "false", "FALSE", "False"}
+
+
+def load_json(text: str | bytes) -> Any:
+    """What the shim sends, whole numbers of any length included: beyond floats' range, infinite."""
+    return json.loads(text, parse_int=lambda digits: (int if len(digits) < 300 else float)(digits))
 
 
 def holds_unknown(value: object) -> bool:
@@ -39,14 +45,19 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return f'"{value}"' if len(value) <= 40 else f'"{value[:37]}…"'
+            return f'"{_shortened(value)}"'
         case int() | float():
-            return f"the number {value:g}" if isinstance(value, float) else f"the number {value}"
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            return f"the number {_shortened(shown)}"
         case list():
             return "a list"
         case dict():
             return "a map"
     return type(value).__name__
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:36]}…"
 
 
 def decode(kind: Kind, value: object, path: str, report: Report) -> Any:
