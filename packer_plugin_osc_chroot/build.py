@@ -104,7 +104,7 @@ def build(context: Context) -> Result:
     with Phases(ui=ui, token=token, debug=packer.debug, on_error=packer.on_error) as phases:
         host = Host(plan_wrapper(config, context.scope))
         cloud, facts = phases.do("look", lambda: _look(context, host))
-        late = Late(context.scope, late_data(facts))
+        late = Late(context.scope, late_data(facts), context.ui.message)
         plan = plan_build(config, facts, late)
 
         volume_id = phases.enter(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from packer_plugin_osc_chroot.options.declaration import Option
+from packer_plugin_osc_chroot.options.decode import describe
 from packer_plugin_osc_chroot.options.report import Report
 from packer_plugin_osc_chroot.template.engine import (
     DECODE_DATA,
@@ -75,10 +76,11 @@ def _render_text(text: str, path: str, row: Option, scope: Scope, report: Report
         return text
     result = template.render_once_reporting(scope, DECODE_DATA)
     if result.missing:
+        shown = "" if row.secret else f" in {describe(result.text)}"
         report.warn(
             path,
-            f"{', '.join(result.missing)} is not known when this option is read,"
-            f' and became "<no value>" in "{result.text}"',
+            f"{', '.join(result.missing)} is not known when this option is read, and became"
+            f' "<no value>"{shown}',
         )
     return result.text
 

@@ -50,7 +50,9 @@ class BuilderService(rpc.BuilderServicer):
         with registry.lock:
             registry.builders[request.builder_id] = PreparedBuilder(prepared, CancelToken())
         return pb.PrepareResponse(
-            generated_vars=GENERATED_VARS, warnings=prepared.warnings, errors=prepared.errors
+            generated_vars=GENERATED_VARS,
+            warnings=[registry.redact(warning) for warning in prepared.warnings],
+            errors=[registry.redact(error) for error in prepared.errors],
         )
 
     def Run(
