@@ -226,7 +226,8 @@ class Config:
         older=("ami_block_device_mappings",),
     )
     launch_block_device_mappings: tuple[BlockDevice, ...] = option(
-        "The block devices of a VM that is launched for the build. This builder launches none.",
+        "The block devices of a VM launched for the build. This builder launches none: they are"
+        " checked, and ignored with a warning.",
         default=(),
     )
     tags: Mapping[str, str] | None = option(

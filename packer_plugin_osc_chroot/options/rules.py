@@ -106,6 +106,11 @@ class Rules:
         if root := devices.letters(root_name or default):
             self._check_each_mapping(_MAPPINGS, mappings, root)
         launched = self._values.get(_LAUNCH_MAPPINGS) or ()
+        if launched:
+            self._report.warn(
+                _LAUNCH_MAPPINGS,
+                f"ignored: this builder launches no VM; the new OMI's devices go in {_MAPPINGS}",
+            )
         self._check_each_mapping(_LAUNCH_MAPPINGS, launched, devices.letters(devices.ROOT))
 
     def _is_root_there(self, root_name: str, mappings: Sequence[BlockDevice]) -> bool:

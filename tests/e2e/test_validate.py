@@ -73,10 +73,6 @@ source "osc-chroot" "all" {
     device_name = "/dev/sdd"
     no_device   = true
   }
-  launch_block_device_mappings {
-    device_name = "/dev/sde"
-    volume_size = 1
-  }
 
   tags = { Name = "{{.SourceOMIName}}" }
   tag {

@@ -157,6 +157,10 @@ def test_scratch_with_what_core_does_not_know_yet() -> None:
             "source_omi_filter: ignored with from_scratch",
         ),
         ({**GOOD, "root_device_name": "sda1"}, "root_device_name: ignored without"),
+        (
+            {**GOOD, "launch_block_device_mappings": [{"device_name": "sdb", "volume_size": 1}]},
+            "launch_block_device_mappings: ignored: this builder launches no VM",
+        ),
         ({**GOOD, "force_delete_snapshot": True}, "force_delete_snapshot: ignored without"),
         (
             {
