@@ -14,8 +14,13 @@ from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.chroot import Chroot
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.copy_files import copied_files
-from packer_plugin_osc_chroot.host.disk import Disk, find_partition
-from packer_plugin_osc_chroot.host.mounts import extra_mounts, mounted_root
+from packer_plugin_osc_chroot.host.disk import Disk, partition_path
+from packer_plugin_osc_chroot.host.mounts import extra_mounts
+from packer_plugin_osc_chroot.host.partitions import (
+    digit_warning,
+    find_partition,
+    mounted_partition,
+)
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.look import Facts, check_host, look
 from packer_plugin_osc_chroot.options.config import Config
@@ -127,7 +132,9 @@ def build(context: Context) -> Result:
                 volume_id,
                 vm_id=facts.identity.vm_id,
                 device_path=config.device_path,
+                nvme_device_path=config.nvme_device_path,
                 size=plan.volume.size,
+                is_empty=not plan.volume.snapshot_id,
                 host=host,
                 timeout=config.link_timeout,
                 token=token,
@@ -288,23 +295,32 @@ def _provision(
     """From the linked disk to provisioners that have run; what it enters is left by the caller."""
     config, ui, token = context.config, context.ui, context.token
     if config.pre_mount_commands:
+        expected = partition_path(disk.path, config.partition_number)
         commands = [
-            late.text("pre_mount_commands", command, Device=str(disk.path))
+            late.text(
+                "pre_mount_commands",
+                command,
+                Device=str(disk.path),
+                PartitionDevice=str(expected),
+            )
             for command in config.pre_mount_commands
         ]
+        for command in commands:
+            if warning := digit_warning("pre_mount_commands", command, disk):
+                ui.message(warning)
         phases.do("pre_mount_commands", lambda: _run(host, commands, token=token, ui=ui))
 
     partition = phases.do(
         "find partition",
-        lambda: find_partition(disk, int(config.mount_partition), host=host, token=token),
+        lambda: find_partition(disk, config.partition_number, host=host, token=token),
     )
     mount_path = plan_mount_path(config, late, disk)
     ui.say(f"Mounting {partition} at {mount_path}...")
     root = phases.enter(
         "mount",
-        lambda: mounted_root(
+        lambda: mounted_partition(
             host,
-            str(partition),
+            partition,
             mount_path,
             options=config.mount_options,
             token=token,
@@ -323,6 +339,9 @@ def _provision(
             )
             for command in config.post_mount_commands
         ]
+        for command in after:
+            if warning := digit_warning("post_mount_commands", command, disk):
+                ui.message(warning)
         phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
 
     files = phases.enter(
@@ -342,7 +361,7 @@ def _provision(
             describe=lambda _: f"copies in {root}: {', '.join(config.files)}",
         )
     data = plan_hook_data(
-        late, disk=disk, partition=partition, mount_path=mount_path, environ=context.environ
+        late, disk=disk, partition=partition.path, mount_path=mount_path, environ=context.environ
     )
     communicator = Communicator(Chroot(host, root), files)
     phases.do("provision", lambda: _run_provisioners(context, communicator, data))

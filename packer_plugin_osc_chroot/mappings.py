@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.host.disk import letters
+from packer_plugin_osc_chroot.host.device_names import letters
 from packer_plugin_osc_chroot.options.blocks import BlockDevice
 from packer_plugin_osc_chroot.resources.image import ROOT_DEVICE, Json
 

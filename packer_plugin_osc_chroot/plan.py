@@ -150,7 +150,7 @@ def _try_late_texts(config: Config, late: Late) -> None:
     """Render what needs the disk with a made-up one, while there is nothing to undo."""
     late.text("mount_path", config.mount_path, Device="xvdf")
     for command in config.pre_mount_commands:
-        late.text("pre_mount_commands", command, Device="/dev/xvdf")
+        late.text("pre_mount_commands", command, Device="/dev/xvdf", PartitionDevice="/dev/xvdf1")
     for command in config.post_mount_commands:
         late.text(
             "post_mount_commands",

@@ -23,7 +23,6 @@ DEFAULT_CHROOT_MOUNTS = (
 DEFAULT_COPY_FILES = ("/etc/resolv.conf",)
 DEFAULT_COMMAND_WRAPPER = "{{.Command}}"
 DEFAULT_MOUNT_PATH = "/mnt/packer-amazon-chroot-volumes/{{.Device}}"
-DEFAULT_MOUNT_PARTITION = "1"
 DEFAULT_SCRATCH_VOLUME_TYPE = "gp2"
 
 
@@ -285,7 +284,8 @@ class Config:
     )
     mount_partition: str = option(
         "The number of the partition that holds `/`; `0` stands for the whole disk.",
-        default=DEFAULT_MOUNT_PARTITION,
+        default="",
+        default_text="`1`, or the whole disk where it has no partition table",
         check=checks.partition,
     )
     mount_options: tuple[str, ...] = option(
@@ -300,8 +300,8 @@ class Config:
         each=checks.mount_triple,
     )
     copy_files: tuple[str, ...] | None = option(
-        "Files of this VM that stand at the same path in the chroot while provisioners run."
-        " What the image had there is put back afterwards. An empty list copies nothing.",
+        "Files and folders of this VM that stand at the same path in the chroot while provisioners"
+        " run. What the image had there is put back afterwards. An empty list copies nothing.",
         default_text="`/etc/resolv.conf`, and nothing with `from_scratch`",
         each=checks.file_to_copy,
     )
@@ -319,15 +319,18 @@ class Config:
         check=checks.device,
     )
     nvme_device_path: str = option(
-        "The path of the disk on this VM, where it is not found by itself.",
+        "The path of the disk on this VM, where it is not found by itself: `/dev/nvme1n1`. Needs"
+        " `device_path` only where the volume is to be linked under a certain name.",
         default="",
         check=checks.disk_path,
     )
     pre_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the volume is linked and before it is mounted."
-        " `{{.Device}}` is the disk's path.",
+        " `{{.Device}}` is the disk's path, `{{.PartitionDevice}}` that of the partition which"
+        " `mount_partition` names (`{{.Device}}1` is another device where the disk's name ends in a"
+        " digit).",
         default=(),
-        fields=(*BUILD_FIELDS, "Device"),
+        fields=(*BUILD_FIELDS, "Device", "PartitionDevice"),
     )
     post_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the root filesystem is mounted and before"
@@ -372,6 +375,11 @@ class Config:
     def mounts(self) -> tuple[tuple[str, ...], ...]:
         """`chroot_mounts` with its default; like the Go builder's, an empty list means that too."""
         return self.chroot_mounts or DEFAULT_CHROOT_MOUNTS
+
+    @property
+    def partition_number(self) -> int | None:
+        """`mount_partition` as a number; None where it is not set."""
+        return int(self.mount_partition) if self.mount_partition else None
 
     @property
     def files(self) -> tuple[str, ...]:

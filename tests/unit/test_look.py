@@ -33,9 +33,17 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
         look.check_host(NO_FILES, is_wrapped=True)
 
 
-def test_copy_files_must_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_files_must_be_files_or_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(look, "find_program", lambda name: name)
-    for path, text in ((tmp_path, "is not a file"), (tmp_path / "none", "no such file")):
+    special = tmp_path / "pipe"
+    os.mkfifo(special)
+    look.check_host(Config(copy_files=(str(tmp_path),)), is_wrapped=True)
+    for path, text in (
+        (special, "is neither a file nor a folder"),
+        (tmp_path / "none", "no such file"),
+    ):
         with pytest.raises(BuildError, match=f"copy_files: {path}: {text}"):
             look.check_host(Config(copy_files=(str(path),)), is_wrapped=True)
 
