@@ -103,6 +103,14 @@ endif
 test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a build
 	$(IN_VENV) -m pytest -m 'not root and not e2e'
 
+.PHONY: template-diff
+template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on cases of a new seed (SEED, CASES)
+	TEMPLATE_SEED=$(SEED) TEMPLATE_CASES=$(CASES) \
+	    $(IN_VENV) -m pytest -q --timeout=600 tests/unit/test_template_differential.py
+
+SEED = $(shell echo $$RANDOM)
+CASES = 5000
+
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml
