@@ -17,6 +17,9 @@ from packer_plugin_osc_chroot.host.copy_files import copied_files
 from packer_plugin_osc_chroot.host.disk import Disk, find_partition
 from packer_plugin_osc_chroot.host.mounts import extra_mounts, mounted_root
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.journal.dead import has_journals
+from packer_plugin_osc_chroot.journal.directory import state_directory
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.look import Facts, check_host, look
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.phases import Phases, Timing
@@ -29,6 +32,7 @@ from packer_plugin_osc_chroot.plan import (
     plan_mount_path,
     plan_wrapper,
 )
+from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.resources.image import register_image, wait_for_image
 from packer_plugin_osc_chroot.resources.link import linked_volume
@@ -69,6 +73,8 @@ class Context:
     provisioners: Provisioners
     environ: Mapping[str, str]
     redact: Redactor
+    # A directory of the process that a dead build leaves.
+    temporary: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +93,19 @@ def build(context: Context) -> Result:
     """Raises BuildError or Cancelled; then everything is undone, but what its notes name."""
     config, ui, token = context.config, context.ui, context.token
     packer = config.packer
-    with Phases(ui=ui, token=token, debug=packer.debug, on_error=packer.on_error) as phases:
-        host = Host(plan_wrapper(config, context.scope))
-        cloud, facts = phases.do("look", lambda: _look(context, host))
+    journal = Journal(state_directory(context.environ))
+    with Phases(
+        ui=ui, token=token, debug=packer.debug, on_error=packer.on_error, journal=journal
+    ) as phases:
+        host = Host(plan_wrapper(config, context.scope), on_pid=journal.process)
+        cloud, facts = phases.do("look", lambda: _look(context, host, journal))
+        if has_journals(journal.directory):
+            phases.do(
+                "undo dead builds",
+                lambda: undo_dead_builds(
+                    cloud, vm_id=facts.identity.vm_id, host=host, ui=ui, token=token
+                ),
+            )
         late = Late(context.scope, late_data(facts))
         plan = plan_build(config, facts, late)
 
@@ -114,7 +130,7 @@ def build(context: Context) -> Result:
             describe=lambda disk: f"link of volume {volume_id} ({disk.path})",
         )
         linked = phases.level()
-        data = _provision(context, phases, host, late, facts, disk)
+        data = _provision(context, phases, host, late, facts, disk, journal)
         ui.say("Unmounting...")
         phases.leave("unmount", since=linked)
 
@@ -151,6 +167,7 @@ def build(context: Context) -> Result:
         )
         _tag(phases, cloud, image_id, plan.tags, what="OMI", token=token)
         phases.do("wait for OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
+        journal.keep(snapshot_id, image_id)
         phases.keep()
         phases.join()
     _show_times(ui, phases.timings)
@@ -177,7 +194,7 @@ def _tag(
         phases.do(f"tag {what}", lambda: create_tags(cloud, [resource_id], tags, token=token))
 
 
-def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
+def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]:
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
@@ -186,12 +203,33 @@ def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
     context.redact.add((credentials.secret_key, credentials.access_key))
     region = credentials.region or identity.region
     ui.message(f"VM: {identity.vm_id} in {identity.subregion}")
-    cloud = Cloud(credentials, region=region)
-    return cloud, look(cloud, config, identity, token=context.token, ui=ui)
+    cloud = Cloud(credentials, region=region, journal=journal)
+    facts = look(cloud, config, identity, token=context.token, ui=ui)
+    try:
+        journal.begin(
+            vm_id=identity.vm_id,
+            region=region,
+            endpoint=cloud.endpoint,
+            account_id=facts.account_id,
+            omi_name=config.omi_name,
+            temporary=context.temporary,
+        )
+    except OSError as error:
+        ui.message(
+            f"warning: no journal in {journal.directory}: {error.strerror}. If this build were killed"
+            " outright, nothing would know what it left"
+        )
+    return cloud, facts
 
 
 def _provision(
-    context: Context, phases: Phases, host: Host, late: Late, facts: Facts, disk: Disk
+    context: Context,
+    phases: Phases,
+    host: Host,
+    late: Late,
+    facts: Facts,
+    disk: Disk,
+    journal: Journal,
 ) -> Mapping[str, str]:
     """From the linked disk to provisioners that have run; what it enters is left by the caller."""
     config, ui, token = context.config, context.ui, context.token
@@ -208,6 +246,7 @@ def _provision(
     )
     mount_path = plan_mount_path(config, late, disk)
     ui.say(f"Mounting {partition} at {mount_path}...")
+    journal.mounting(mount_path, str(partition))
     root = phases.enter(
         "mount",
         lambda: mounted_root(

@@ -36,6 +36,8 @@ and use it in a template as the builder (or source) "osc-chroot".
 Commands:
     localcloud   run a simulated OUTSCALE Region on this machine and a command on it
                  (localcloud --help shows more)
+    reclaim      undo what builds left on this VM that were killed, or kept by
+                 -on-error=abort (reclaim --help shows more)
 
 Options:
     --help       show this text

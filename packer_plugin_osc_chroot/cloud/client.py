@@ -20,6 +20,7 @@ from tenacity import Retrying, retry_if_exception, wait_random_exponential
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -39,10 +40,16 @@ _CONNECTIONS = 16
 
 
 class Cloud:
-    """Thread-safe. `region` is known by now; `close()` ends the connections."""
+    """Thread-safe. `region` is known by now; `close()` ends the connections.
 
-    def __init__(self, credentials: Credentials, *, region: str) -> None:
+    Each call that makes something is in the journal before it is sent.
+    """
+
+    def __init__(
+        self, credentials: Credentials, *, region: str, journal: Journal | None = None
+    ) -> None:
         self.region = region
+        self.journal = journal or Journal()
         self.endpoint = credentials.endpoint_url(region)
         self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
         self._call = _Call(
@@ -80,7 +87,15 @@ class Cloud:
         Once sent it is waited for, cancel or not: only its answer tells what there is to undo.
         """
         token.check()
-        return self._repeated(action, body, token)
+        number = self.journal.sending(action, body)
+        try:
+            answer = self._repeated(action, body, token)
+        except BuildError as error:
+            if not error.maybe_done:
+                self.journal.refused(number)
+            raise
+        self.journal.answered(number, action, body, answer)
+        return answer
 
     def pages(self, action: str, key: str, *, token: CancelToken, **body: Any) -> Iterator[Json]:
         """The resources below `key` of every page of a Read action."""

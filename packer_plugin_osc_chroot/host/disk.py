@@ -142,7 +142,7 @@ def block_size(path: Path) -> int | None:
 
 def _is_certain(path: Path, node: Path, *, before: Mapping[Path, str], dev: Path) -> bool:
     # A disk that went is told from one that got its name since.
-    if node in before and before[node] == _instance(node):
+    if node in before and before[node] == instance_of(node):
         return False
     if path.parent == dev and path.name.startswith("sd"):
         return not (dev / "disk/by-id").exists()
@@ -164,12 +164,14 @@ def disks(*, dev: Path = Path("/dev")) -> dict[Path, str]:
         except OSError:
             continue
         if is_disk and not node.is_symlink():
-            found[node] = _instance(node)
+            found[node] = instance_of(node)
     return found
 
 
-def _instance(node: Path) -> str:
-    """Device number and, since Linux 5.15, the sequence number that no other disk ever gets."""
+def instance_of(node: Path) -> str:
+    """What tells a disk from another that gets its node later; empty where there is none.
+
+    Device number and, since Linux 5.15, the sequence number that no other disk ever gets."""
     try:
         sysfs = _sysfs(os.stat(node).st_rdev)
     except OSError:

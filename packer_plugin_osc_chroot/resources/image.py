@@ -9,6 +9,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
@@ -117,17 +118,7 @@ def register_image(
     """CreateImage, with its undo registered; returns the id. There is no ClientToken for it."""
     ui.say(f'Registering OMI "{request.name}"...')
     attempt = Attempt()
-
-    removal = Removal(
-        kind="OMI",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed=f'named "{request.name}"',
-        find=lambda undo: _find_by_snapshot(
-            cloud, request.name, account_id, snapshot_id, token=undo
-        ),
-        delete=lambda key, undo: delete_image(cloud, key, token=undo),
-    )
+    removal = image_removal(cloud, request.name, account_id, snapshot_id)
 
     def send() -> str:
         answer = cloud.change("CreateImage", token=token, **request.body(snapshot_id))
@@ -145,6 +136,18 @@ def register_image(
         attempt.resource_id = sent_once(send, find, token=token)
     ui.message(f"OMI: {attempt.resource_id}")
     return attempt.resource_id
+
+
+def image_removal(cloud: Cloud, name: str, account_id: str, snapshot_id: str) -> Removal:
+    """How an image goes that was made with that name from that snapshot."""
+    return Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'named "{name}"',
+        find=lambda undo: _find_by_snapshot(cloud, name, account_id, snapshot_id, token=undo),
+        delete=lambda key, undo: delete_image(cloud, key, token=undo),
+    )
 
 
 def wait_for_image(cloud: Cloud, image_id: str, *, token: CancelToken, ui: Ui) -> None:
@@ -168,16 +171,10 @@ def delete_image(cloud: Cloud, image_id: str, *, token: CancelToken) -> None:
     )
 
 
-def snapshots_of(image: Json) -> list[str]:
-    """The snapshots that an image's mappings name."""
-    bsus = [mapping.get("Bsu") or {} for mapping in image.get("BlockDeviceMappings") or ()]
-    return [str(bsu["SnapshotId"]) for bsu in bsus if bsu.get("SnapshotId")]
-
-
 def _find_by_snapshot(
     cloud: Cloud, name: str, account_id: str, snapshot_id: str, *, token: CancelToken
 ) -> str | None:
     for image in images_named(cloud, name, account_id, token=token):
-        if snapshot_id in snapshots_of(image):
+        if snapshot_id in snapshots_in(image):
             return str(image["ImageId"])
     return None

@@ -20,6 +20,7 @@ from packer_plugin_osc_chroot.host.disk import (
     disks,
     find_disk,
     free_names,
+    instance_of,
     is_claimed,
     mounts_of,
 )
@@ -78,23 +79,47 @@ def linked_volume(
             token=token,
         )
         attempt.disk_path = disk.path
+        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
         named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
         ui.message(f"Disk: {disk.path}{named}")
         yield disk
     finally:
-        undo = undo_token()
-        try:
-            # Sent once a link may stand, whatever a read shows: it may be an old one.
-            if attempt.may_stand:
-                if attempt.disk_path is not None:
-                    _await_free(host, attempt.disk_path, token=undo, ui=ui)
-                _unlink(cloud, volume_id, vm_id=vm_id, token=undo, ui=ui)
-        except BuildError as error:
-            raise UndoError(
-                f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
-                left=(f"link of volume {volume_id} to VM {vm_id}",),
-                hint=f"Unlink it: osc-cli api UnlinkVolume --VolumeId {volume_id}",
-            ) from error
+        # Sent once a link may stand, whatever a read shows: it may be an old one.
+        if attempt.may_stand:
+            undo_link(
+                cloud,
+                volume_id,
+                vm_id=vm_id,
+                name=attempt.name,
+                disk=attempt.disk_path,
+                host=host,
+                ui=ui,
+                token=undo_token(),
+            )
+
+
+def undo_link(
+    cloud: Cloud,
+    volume_id: str,
+    *,
+    vm_id: str,
+    name: str,
+    disk: Path | None,
+    host: Host,
+    ui: Ui,
+    token: CancelToken,
+) -> None:
+    """Unlink a volume, once nothing has its disk. Raises UndoError."""
+    try:
+        if disk is not None:
+            _await_free(host, disk, token=token, ui=ui)
+        _unlink(cloud, volume_id, vm_id=vm_id, token=token, ui=ui)
+    except BuildError as error:
+        raise UndoError(
+            f"volume {volume_id} stays linked to {vm_id} as {name}: {error.message}",
+            left=(f"link of volume {volume_id} to VM {vm_id}",),
+            hint=f"Unlink it: osc-cli api UnlinkVolume --VolumeId {volume_id}",
+        ) from error
 
 
 @dataclasses.dataclass
