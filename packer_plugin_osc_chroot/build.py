@@ -8,7 +8,7 @@ from typing import Protocol
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
-from packer_plugin_osc_chroot.cloud.metadata import read_identity
+from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.chroot import Chroot
@@ -198,17 +198,13 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
-    identity = read_identity(context.environ, token=context.token)
-    credentials = find_credentials(config, context.environ)
-    context.redact.add((credentials.secret_key, credentials.access_key))
-    region = credentials.region or identity.region
+    cloud, identity = open_cloud(context, journal)
     ui.message(f"VM: {identity.vm_id} in {identity.subregion}")
-    cloud = Cloud(credentials, region=region, journal=journal)
     facts = look(cloud, config, identity, token=context.token, ui=ui)
     try:
         journal.begin(
             vm_id=identity.vm_id,
-            region=region,
+            region=cloud.region,
             endpoint=cloud.endpoint,
             account_id=facts.account_id,
             omi_name=config.omi_name,
@@ -220,6 +216,15 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
             " outright, nothing would know what it left"
         )
     return cloud, facts
+
+
+def open_cloud(context: Context, journal: Journal) -> tuple[Cloud, Identity]:
+    """The API as this VM's builds use it. Raises BuildError."""
+    identity = read_identity(context.environ, token=context.token)
+    credentials = find_credentials(context.config, context.environ)
+    context.redact.add((credentials.secret_key, credentials.access_key))
+    region = credentials.region or identity.region
+    return Cloud(credentials, region=region, journal=journal), identity
 
 
 def _provision(
