@@ -43,6 +43,11 @@ def id_in(action: str, answer: Mapping[str, Any]) -> str:
     return str(resource.get(key, "")) if isinstance(resource, Mapping) else ""
 
 
+def tells_id(action: str, answer: Mapping[str, Any]) -> bool:
+    """False for an answer that should say what was made, and does not."""
+    return not _MADE.get(action, ("", ""))[0] or bool(id_in(action, answer))
+
+
 def removed_by(action: str, body: Mapping[str, Any]) -> str:
     """The id of what the request removes; empty for other requests."""
     return str(body.get(_REMOVED.get(action, ""), ""))
