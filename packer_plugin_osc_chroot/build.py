@@ -73,8 +73,6 @@ class Context:
     provisioners: Provisioners
     environ: Mapping[str, str]
     redact: Redactor
-    # A directory of the process that a dead build leaves.
-    temporary: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,9 +165,10 @@ def build(context: Context) -> Result:
         )
         _tag(phases, cloud, image_id, plan.tags, what="OMI", token=token)
         phases.do("wait for OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
-        journal.keep(snapshot_id, image_id)
         phases.keep()
         phases.join()
+        # Last of all: a build that is killed before it could say that it is done has no OMI.
+        journal.keep(snapshot_id, image_id)
     _show_times(ui, phases.timings)
     return Result(
         region=cloud.region,
@@ -208,7 +207,6 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
             endpoint=cloud.endpoint,
             account_id=facts.account_id,
             omi_name=config.omi_name,
-            temporary=context.temporary,
         )
     except OSError as error:
         ui.message(

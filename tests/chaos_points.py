@@ -3,23 +3,48 @@ it does to the world (calls of the API, commands, operations on files, lines of 
 
 import itertools
 import os
+import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from unittest import mock
 
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.host import chroot, commands, process, rootfs
 from packer_plugin_osc_chroot.journal import journal
 
+T = TypeVar("T")
+
 When = Literal["before", "while", "after"]
 WHENS: tuple[When, ...] = ("before", "while", "after")
 # Seconds into a thing that "while" strikes. A shell's commands take longer than what else there is.
 _INTO = 0.003
 _INTO_SHELL = 0.05
+
+
+class Chaos:
+    """What is drawn from a seed, and how builds ended under it."""
+
+    def __init__(self, *, seed: str, share: float) -> None:
+        self.share = share
+        self.random = random.Random(seed)
+        self.ends: Counter[str] = Counter()
+        self.possible = 0
+
+    def draw(self, all_of_them: Sequence[T], *, sample: int) -> list[T]:
+        """Some of them, in their order: the share that was asked for, else a sample."""
+        self.possible += len(all_of_them)
+        count = round(len(all_of_them) * self.share) if self.share else sample
+        drawn = self.random.sample(range(len(all_of_them)), min(count, len(all_of_them)))
+        return [all_of_them[index] for index in sorted(drawn)]
+
+    def summary(self) -> str:
+        ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))
+        return f"{sum(self.ends.values())} of {self.possible} injections: {ends}; leaks: none"
 
 
 class Points:

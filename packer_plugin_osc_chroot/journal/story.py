@@ -16,7 +16,6 @@ class About:
     endpoint: str
     account_id: str
     omi_name: str
-    temporary: str
     boot_id: str
     at: int
 
@@ -111,7 +110,7 @@ def read_story(text: bytes) -> Story | None:
 
 
 def _about(event: Mapping[str, Any]) -> About:
-    names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "temporary", "boot_id")
+    names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id")
     return About(**{name: str(event.get(name, "")) for name in names}, at=int(event["at"]))
 
 

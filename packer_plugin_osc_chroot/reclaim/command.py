@@ -23,6 +23,7 @@ from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.plan import plan_wrapper
 from packer_plugin_osc_chroot.reclaim.next_build import title
 from packer_plugin_osc_chroot.reclaim.orphans import Orphan, find_orphans, remove_orphan
+from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
 from packer_plugin_osc_chroot.template.engine import Scope
 
@@ -229,6 +230,8 @@ def _run(
         report=report,
         dry_run=options.dry_run,
     )
+    if not options.dry_run:
+        remove_dead_sockets()
     try:
         # Read before anything is undone: a volume that could not be is no orphan either.
         spare = client_tokens(directory)

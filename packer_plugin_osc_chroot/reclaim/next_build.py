@@ -8,6 +8,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.dead import dead_journals
 from packer_plugin_osc_chroot.journal.story import Story
+from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
 from packer_plugin_osc_chroot.ui import Ui, printable
 
@@ -28,6 +29,7 @@ def undo_dead_builds(
     left: list[str] = []
     if cloud.journal.directory is None:
         return left
+    remove_dead_sockets()
     for journal in dead_journals(cloud.journal.directory):
         token.check()
         story = journal.story

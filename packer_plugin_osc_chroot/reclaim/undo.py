@@ -2,8 +2,6 @@
 
 import logging
 import os
-import shutil
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -28,8 +26,6 @@ from packer_plugin_osc_chroot.resources.volume import volume_removal
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
-
-_SOCKET_DIRECTORY = "packer-plugin-osc-chroot-"
 
 Step = Callable[[CancelToken], None]
 
@@ -149,11 +145,3 @@ def _is_this_boot(story: Story) -> bool:
 def _remove_dirs(story: Story, *, host: Host) -> None:
     if story.mount is not None:
         remove_dirs(host, story.mount.made)
-    temporary = Path(story.about.temporary)
-    if temporary.name.startswith(_SOCKET_DIRECTORY):
-        try:
-            found = temporary.lstat()
-        except OSError:
-            return
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid():
-            shutil.rmtree(temporary, ignore_errors=True)

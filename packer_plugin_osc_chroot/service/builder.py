@@ -138,7 +138,6 @@ class BuilderService(rpc.BuilderServicer):
             provisioners=stream,
             environ=registry.environ,
             redact=registry.redact,
-            temporary=registry.temporary,
         )
 
     def _build(self, context: "Context", stream: "RunStream") -> None:

@@ -33,11 +33,7 @@ class OpenCommunicator:
 class Registry:
     """What lives between calls: prepared builders, running builds, communicators, artifacts."""
 
-    def __init__(
-        self, *, environ: Mapping[str, str], redact: Redactor, temporary: str = ""
-    ) -> None:
-        # The socket's directory, which goes with the process unless that is killed.
-        self.temporary = temporary
+    def __init__(self, *, environ: Mapping[str, str], redact: Redactor) -> None:
         self.environ = environ
         self.redact = redact
         self.started_at = datetime.now(UTC)

@@ -46,7 +46,7 @@ def serve(socket: Path) -> NoReturn:
     redact = Redactor()
     _log_to_stderr(redact)
     terminated = _catch_signals()
-    registry = Registry(environ=dict(os.environ), redact=redact, temporary=str(socket.parent))
+    registry = Registry(environ=dict(os.environ), redact=redact)
     status = 1
     try:
         token, reason = _read_token(terminated)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import victims
 from conftest import SOURCE_OMI
 from leaks import Machine
 from packer_run import Packer, Running
@@ -185,30 +186,6 @@ def test_ctrl_c_twice_changes_nothing(
     assert_undone(slow_cloud, outcome.output)
 
 
-def _wrapper(build: Running) -> int:
-    return build.pid
-
-
-def _core(build: Running) -> int:
-    """The child of packer's wrapper, which is the plugin's parent."""
-    return build.children()[0]
-
-
-def _shim(build: Running) -> int:
-    for pid in build.children():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"start" in command and b"builder" in command:
-            return pid
-    raise AssertionError(f"no shim among {build.children()}")
-
-
-def _service(build: Running) -> int:
-    for pid in build.children():
-        if b"serve" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0"):
-            return pid
-    raise AssertionError(f"no service among {build.children()}")
-
-
 @pytest.mark.parametrize("stage", ["provisioning", "snapshot"])
 def test_kill_9_of_the_service(
     packer: Packer, slow_cloud: LocalCloud, tmp_path: Path, stage: str
@@ -220,7 +197,7 @@ def test_kill_9_of_the_service(
     build = start(packer, slow_cloud, tmp_path, inside=inside)
     build.wait_for(where)
     time.sleep(0.5)
-    os.kill(_service(build), signal.SIGKILL)
+    os.kill(victims.service(build), signal.SIGKILL)
     outcome = build.wait()
     assert outcome.status == 1
     error = "ended unexpectedly (signal: killed); what the build had made is undone"
@@ -233,7 +210,7 @@ def test_kill_9_of_the_service(
 def test_kill_9_of_service_and_shim(packer: Packer, slow_cloud: LocalCloud, tmp_path: Path) -> None:
     build = start(packer, slow_cloud, tmp_path, inside="sleep 60")
     build.wait_for("in the chroot")
-    for pid in (_shim(build), _service(build)):
+    for pid in (victims.shim(build), victims.service(build)):
         os.kill(pid, signal.SIGKILL)
     outcome = build.wait()
     assert slow_cloud.leftovers() != []
@@ -244,7 +221,9 @@ def test_kill_9_of_service_and_shim(packer: Packer, slow_cloud: LocalCloud, tmp_
 
 @pytest.mark.parametrize("stage", ["provisioning", "snapshot"])
 @pytest.mark.parametrize(
-    "victim", [_wrapper, _core, _shim], ids=["packer's wrapper", "packer", "shim"]
+    "victim",
+    [victims.wrapper, victims.core, victims.shim],
+    ids=["packer's wrapper", "packer", "shim"],
 )
 def test_kill_9(
     packer: Packer,
@@ -277,7 +256,7 @@ def test_sigterm_to_packer(packer: Packer, cloud: LocalCloud, tmp_path: Path) ->
 def test_sigterm_to_the_shim(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
     build = start(packer, cloud, tmp_path, inside="sleep 60")
     build.wait_for("in the chroot")
-    os.kill(_shim(build), signal.SIGTERM)
+    os.kill(victims.shim(build), signal.SIGTERM)
     outcome = build.wait()
     assert outcome.status == 1
     assert_undone(cloud, outcome.output)
