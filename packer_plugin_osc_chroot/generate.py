@@ -10,6 +10,14 @@ from typing import Any
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
 from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
 from packer_plugin_osc_chroot.options.duration import format_duration
+from packer_plugin_osc_chroot.options.filters import (
+    API_FILTERS,
+    TAG_PREFIX,
+    TAGS,
+    ApiFilter,
+    Shape,
+)
+from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA
 from packer_plugin_osc_chroot.version import VERSION
 
 COMPONENTS = Path("shim/internal/components/components.json")
@@ -63,8 +71,33 @@ def reference() -> str:
         "",
         *(_entry(row) for row in optional),
         "",
+        "## Filters of `source_omi_filter`",
+        "",
+        "| API | other names | values |",
+        "| --- | --- | --- |",
+        *(_filter_row(each) for each in API_FILTERS),
+        "",
+        "## Build data",
+        "",
+        "Provisioners and post-processors see, as `build.NAME` in HCL2 and ``{{build `NAME`}}`` in"
+        " JSON:",
+        "",
+        *(f"- `{name}` - {doc}" for name, doc in GENERATED_DATA.items()),
+        "",
     ]
     return "\n".join(lines)
+
+
+def _filter_row(each: ApiFilter) -> str:
+    values = [f"`{value}`" for value in each.choices]
+    values += [f"`{older}` stands for `{today}`" for older, today in each.renamed.items()]
+    if each.shape is not Shape.STRINGS:
+        values = [each.shape.value]
+    names = [f"`{name}`" for name in each.older]
+    if each is TAGS:
+        names.append(f"`{TAG_PREFIX}KEY` for the value of one tag")
+    older = ", ".join(names)
+    return f"| `{each.name}` | {older} | {', '.join(values)} |".replace("|  |", "| |")
 
 
 def _entry(row: Option, indent: str = "") -> str:
