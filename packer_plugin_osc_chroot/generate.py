@@ -56,6 +56,7 @@ def _spec(table: type) -> dict[str, Any]:
 def reference() -> str:
     """The reference page of the builder's options (Markdown)."""
     rows = options_of(Config)
+    shown: dict[type, str] = {}
     required = [row for row in rows if row.required]
     optional = [row for row in rows if not row.required]
     lines = [
@@ -65,11 +66,11 @@ def reference() -> str:
         "",
         "## Required",
         "",
-        *(_entry(row) for row in required),
+        *(_entry(row, shown) for row in required),
         "",
         "## Optional",
         "",
-        *(_entry(row) for row in optional),
+        *(_entry(row, shown) for row in optional),
         "",
         "## Filters of `source_omi_filter`",
         "",
@@ -100,7 +101,8 @@ def _filter_row(each: ApiFilter) -> str:
     return f"| `{each.name}` | {older} | {', '.join(values)} |".replace("|  |", "| |")
 
 
-def _entry(row: Option, indent: str = "") -> str:
+def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:
+    """One row, and below it what is inside its block. `shown`: which option has shown a table."""
     text = f"{indent}- `{row.name}` ({row.kind.value}) - {row.doc}"
     if row.kind is Kind.DURATION:
         text += f" Default: `{format_duration(row.default)}`."
@@ -119,10 +121,13 @@ def _entry(row: Option, indent: str = "") -> str:
     if row.older:
         older = ", ".join(f"`{name}`" for name in row.older)
         text += f" Older spelling: {older}."
-    lines = [text]
-    if row.table:
-        lines += [_entry(inner, indent + "  ") for inner in options_of(row.table)]
-    return "\n".join(lines)
+    if row.table is None:
+        return text
+    if first := shown.get(row.table):
+        return f"{text} Each as in `{first}`."
+    shown[row.table] = row.name
+    inside = (_entry(inner, shown, indent + "  ") for inner in options_of(row.table))
+    return "\n".join((text, *inside))
 
 
 def write(root: Path) -> None:
