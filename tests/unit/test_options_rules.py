@@ -217,6 +217,7 @@ def test_right_mappings(mapping: Mapping[str, Any]) -> None:
         {"region": "eu-west-2", "subregion": "eu-west-2b"},
         {"access_key": "a", "secret_key": "b", "token": "t"},
         {"x509_cert_path": "/both.pem"},
+        {"profile": "mine", "token": "t", "x509_key_path": "/k.pem"},
         {"metadata_url": "http://127.0.0.1:8080"},
     ],
 )
