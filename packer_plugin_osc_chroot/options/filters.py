@@ -10,17 +10,15 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from packer_plugin_osc_chroot.options.decode import UNKNOWN
-
 TAG_PREFIX = "tag:"
 """`tag:KEY` selects by the value of one tag."""
 
 
 class Shape(enum.Enum):
-    """What the API takes for a filter."""
+    """What is compared. The API takes lists of texts and numbers."""
 
-    STRINGS = "a list of strings"
-    INTEGERS = "a list of whole numbers"
+    STRINGS = "a text"
+    INTEGERS = "a whole number"
     BOOLEAN = "true or false"
 
 
@@ -88,7 +86,7 @@ API_FILTERS: tuple[ApiFilter, ...] = (
 _BY_NAME: Mapping[str, ApiFilter] = {
     name: each for each in API_FILTERS for name in (each.name, *each.older)
 }
-_TAGS = _BY_NAME["Tags"]
+TAGS = _BY_NAME["Tags"]
 
 
 class FilterProblem(Exception):
@@ -145,33 +143,33 @@ def wanted_tags(filters: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def filter_problems(filters: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Each wrong filter's name, and what is wrong with it."""
-    problems = []
-    taken: dict[str, str] = {}
-    for name, value in filters.items():
-        if UNKNOWN in name:
+def filter_problem(pair: tuple[str, str]) -> str | None:
+    """What is wrong with a filter's name or value, or None."""
+    try:
+        api_filter(*pair)
+    except FilterProblem as problem:
+        return str(problem)
+    return None
+
+
+def repeated_filter(filters: Mapping[str, str]) -> str | None:
+    """What is wrong where two names of one filter are given, which must both match: or None."""
+    names: dict[str, str] = {}
+    for name in filters:
+        if name.startswith(TAG_PREFIX) or name not in _BY_NAME:
             continue
-        try:
-            key = _find(name).name
-            if UNKNOWN not in value:
-                api_filter(name, value)
-        except FilterProblem as problem:
-            problems.append((name, str(problem)))
-            continue
-        if name.startswith(TAG_PREFIX):
-            continue
-        if key in taken:
-            problems.append((name, f"means the same as {taken[key]}; give one of them"))
-        taken[key] = name
-    return problems
+        api_name = _BY_NAME[name].name
+        if api_name in names:
+            return f'"{names[api_name]}" and "{name}" are the same filter; give one of them'
+        names[api_name] = name
+    return None
 
 
 def _find(name: str) -> ApiFilter:
     if name.startswith(TAG_PREFIX):
         if name == TAG_PREFIX:
             raise FilterProblem("must be tag:KEY, found no key")
-        return _TAGS
+        return TAGS
     if found := _BY_NAME.get(name):
         return found
     near = difflib.get_close_matches(name, [*_BY_NAME, f"{TAG_PREFIX}KEY"], n=1, cutoff=0.6)

@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden, is_missing
 from packer_plugin_osc_chroot.cloud.wait import sent_once
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.resources.image import (
     SourceImage,
     create_image,
@@ -21,7 +22,6 @@ from packer_plugin_osc_chroot.resources.image import (
     images_named,
     parse_source,
     read_image,
-    snapshots_of,
     wait_for_image,
 )
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
@@ -136,7 +136,7 @@ def _delete_copy(
 ) -> None:
     """Note its snapshots, then delete the image."""
     image = read_image(cloud, image_id, token=token)
-    snapshot_ids += snapshots_of(image or {})
+    snapshot_ids += snapshots_in(image or {})
     delete_image(cloud, image_id, token=token)
 
 

@@ -1,6 +1,9 @@
 """Prepare finds every problem at once, names its option, and touches nothing."""
 
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -159,3 +162,41 @@ def test_late_templates_that_depend_on_data_are_not_judged_by_made_up_data() -> 
         "post_mount_commands": ["ls {{.MountPath}} {{.Device}} {{.SourceOMI}}"],
     }
     assert prepared(options).errors == ()
+
+
+def test_prepare_loads_nothing_that_only_a_build_needs() -> None:
+    """`packer validate` waits for these imports."""
+    program = (
+        "import sys\n"
+        "from datetime import datetime, UTC\n"
+        "from packer_plugin_osc_chroot.options.prepare import prepare\n"
+        "options = {'source_omi': 'ami-12345678', 'omi_name': 'abc', 'tags': {'a': 'b'}}\n"
+        "result = prepare([options], started_at=datetime.now(UTC), environ={})\n"
+        "assert result.config is not None\n"
+        "slow = {'requests', 'osc_sdk_python', 'jinja2', 'ssl', 'grpc', 'tenacity', 'asyncio'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)\n"
+        "ours = {name.split('.')[1] for name in sys.modules if '_osc_chroot.' in name}\n"
+        "assert ours == {'cloud', 'errors', 'options', 'template'}, ours\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"omi_name": "{{" * 10_000},
+        {"omi_name": "{{" + "f" * 1_000_000 + "}}"},
+        {"omi_name": "x" * 1_000_000},
+        {"tags": {"k" * 1_000_000: "{{range 1000000000}}{{end}}", "a": "{{nofunction}}"}},
+        {"x" * 1_000_000: 1},
+        {"omi_account_ids": ["me"] * 3_000},
+        {"omi_block_device_mappings": [{"device_name": "/dev/sdb", "volume_size": 1}] * 500},
+    ],
+    ids=lambda options: str(options)[:24],
+)
+def test_huge_values_are_answered_in_a_second_and_shortly(options: dict[str, Any]) -> None:
+    started = time.process_time()
+    result = prepared({**GOOD, **options})
+    assert time.process_time() - started < 1
+    assert result.errors and max(len(error) for error in result.errors) < 2_100
