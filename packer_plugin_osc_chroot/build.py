@@ -220,14 +220,14 @@ def build(context: Context) -> Result:
         )
         finish_sharing()
         phases.keep()
+        phases.join()
+        # The commit: a build that is killed before it could say that it is done has no OMI.
+        journal.keep(snapshot_id, image_id)
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
             delete_former_snapshots(
                 cloud, former, account_id=facts.account_id, in_use=in_use, ui=ui
             )
-        phases.join()
-        # Last of all: a build that is killed before it could say that it is done has no OMI.
-        journal.keep(snapshot_id, image_id)
     _show_times(ui, phases.timings)
     return Result(
         region=cloud.region,
