@@ -134,6 +134,7 @@ def build(context: Context) -> Result:
                 cloud,
                 plan.volume,
                 facts.foreign_source,
+                carried=plan.image.snapshot_ids,
                 timeouts=Timeouts(volume=config.volume_timeout, image=config.image_timeout),
                 token=token,
                 ui=ui,

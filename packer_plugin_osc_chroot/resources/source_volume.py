@@ -7,7 +7,7 @@ first (CreateImage with SourceImageId), and the copy and its snapshots are remov
 import dataclasses
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from packer_plugin_osc_chroot.cancel import CancelToken
@@ -58,11 +58,16 @@ def source_volume(
     request: VolumeRequest,
     foreign: SourceImage | None,
     *,
+    carried: Sequence[str] = (),
     timeouts: Timeouts,
     token: CancelToken,
     ui: Ui,
 ) -> Iterator[SourceVolume]:
-    """The volume, ready to be linked. `foreign` is the source OMI where it is not this account's."""
+    """The volume, ready to be linked. `foreign` is the source OMI where it is not this account's.
+
+    `carried` are the snapshots of the source's other volumes that the new OMI is to have. Raises
+    BuildError where they may not be used: a copy's own go with it.
+    """
     with ExitStack() as stack:
 
         def create(asked: VolumeRequest) -> str:
@@ -75,6 +80,7 @@ def source_volume(
         except CloudError as error:
             if foreign is None or not (is_missing(error) or is_forbidden(error)):
                 raise
+            _check_usable(cloud, carried, foreign, token=token)
             ui.message(
                 f"Snapshot {request.snapshot_id} of account {foreign.account_id} may not be used:"
                 f" {foreign.image_id} is copied first"
@@ -85,6 +91,22 @@ def source_volume(
             copy_id = copy.image_id
             volume_id = create(dataclasses.replace(request, snapshot_id=copy.snapshot_id))
         yield SourceVolume(volume_id, copy_id)
+
+
+def _check_usable(
+    cloud: Cloud, snapshot_ids: Sequence[str], foreign: SourceImage, *, token: CancelToken
+) -> None:
+    if not snapshot_ids:
+        return
+    filters = {"SnapshotIds": list(snapshot_ids)}
+    found = cloud.pages("ReadSnapshots", "Snapshots", token=token, Filters=filters)
+    if missing := set(snapshot_ids) - {str(each["SnapshotId"]) for each in found}:
+        raise BuildError(
+            f"source_omi {foreign.image_id}: the snapshots of its other volumes"
+            f" ({', '.join(sorted(missing))}) are account {foreign.account_id}'s and may not be used",
+            hint="Ask that account for the permission, or leave these volumes out:"
+            " omi_block_device_mappings with their device_name and no_device = true",
+        )
 
 
 @contextmanager
