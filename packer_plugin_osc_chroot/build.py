@@ -20,6 +20,8 @@ from packer_plugin_osc_chroot.host.partitions import (
     digit_warning,
     find_partition,
     mounted_partition,
+    partition_table,
+    settle_partitions,
 )
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.journal.dead import has_journals
@@ -218,14 +220,14 @@ def build(context: Context) -> Result:
         )
         finish_sharing()
         phases.keep()
+        phases.join()
+        # The commit: a build that is killed before it could say that it is done has no OMI.
+        journal.keep(snapshot_id, image_id)
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
             delete_former_snapshots(
                 cloud, former, account_id=facts.account_id, in_use=in_use, ui=ui
             )
-        phases.join()
-        # Last of all: a build that is killed before it could say that it is done has no OMI.
-        journal.keep(snapshot_id, image_id)
     _show_times(ui, phases.timings)
     return Result(
         region=cloud.region,
@@ -343,7 +345,7 @@ def _provision(
         for command in commands:
             if warning := digit_warning("pre_mount_commands", command, disk):
                 ui.message(warning)
-        phases.do("pre_mount_commands", lambda: _run(host, commands, token=token, ui=ui))
+        phases.do("pre_mount_commands", lambda: _run_on_disk(host, commands, disk, token, ui))
 
     partition = phases.do(
         "find partition",
@@ -417,6 +419,14 @@ def _run_provisioners(
         if context.config.packer.on_error != "abort":
             context.provisioners.clean_up(communicator, data)
         raise
+
+
+def _run_on_disk(host: Host, commands: list[str], disk: Disk, token: CancelToken, ui: Ui) -> None:
+    """One command may make the partitions that the next one formats."""
+    table = partition_table(disk, host=host, token=token)
+    for command in commands:
+        _run(host, [command], token=token, ui=ui)
+        table = settle_partitions(disk, table, host=host, token=token)
 
 
 def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None:

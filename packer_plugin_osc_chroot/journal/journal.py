@@ -128,6 +128,10 @@ class Journal:
         if (process := read_process(pid)) is not None:
             self._note({"event": "process", "pid": pid, "started": process.started})
 
+    def former(self, image: Mapping[str, Any]) -> None:
+        """An OMI of the account is about to be deregistered: all that registers it again."""
+        self._note({"event": "former", "image": dict(image)}, sync=True)
+
     def keep(self, *ids: str) -> None:
         """The commit: these are what the build leaves, and nobody takes them back."""
         self._note({"event": "keep", "ids": [*ids]}, sync=True)

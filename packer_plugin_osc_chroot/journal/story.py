@@ -50,13 +50,17 @@ class MountTrace:
 
 @dataclass(frozen=True)
 class Story:
-    """`effects` are those that may stand, oldest first. `end` is "" for a build that was killed."""
+    """`effects` are those that may stand, oldest first. `end` is "" for a build that was killed.
+
+    `former` are the OMIs that had to give their name to one that the build does not leave.
+    """
 
     about: About
     effects: Sequence[Effect]
     disk: DiskTrace | None = None
     mount: MountTrace | None = None
     processes: Sequence[tuple[int, int]] = ()
+    former: Sequence[Mapping[str, Any]] = ()
     end: str = ""
     kept_ids: frozenset[str] = field(default=frozenset())
 
@@ -76,6 +80,7 @@ def read_story(text: bytes) -> Story | None:
     found: dict[str, Any] = {}
     processes: list[tuple[int, int]] = []
     kept: set[str] = set()
+    former: list[Mapping[str, Any]] = []
     for event in _events(text):
         match event.get("event"):
             case "begin":
@@ -99,14 +104,19 @@ def read_story(text: bytes) -> Story | None:
                 )
             case "process":
                 processes.append((int(event["pid"]), int(event["started"])))
+            case "former":
+                former.append(event["image"])
             case "keep":
                 kept.update(map(str, event["ids"]))
+                former.clear()
             case "end":
                 found["end"] = str(event["how"])
     if about is None:
         return None
     stand = [effect for effect in effects.values() if effect.resource_id not in kept]
-    return Story(about, stand, processes=processes, kept_ids=frozenset(kept), **found)
+    return Story(
+        about, stand, processes=processes, former=former, kept_ids=frozenset(kept), **found
+    )
 
 
 def _about(event: Mapping[str, Any]) -> About:

@@ -2,9 +2,10 @@
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
@@ -19,10 +20,12 @@ from packer_plugin_osc_chroot.host.procfs import Family, command_line, read_proc
 from packer_plugin_osc_chroot.journal.journal import boot_id
 from packer_plugin_osc_chroot.journal.story import Effect, Story
 from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.resources.former_image import bring_back
 from packer_plugin_osc_chroot.resources.image import image_removal
 from packer_plugin_osc_chroot.resources.link import undo_link
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.resources.snapshot import snapshot_removal
+from packer_plugin_osc_chroot.resources.source_volume import remove_copy
 from packer_plugin_osc_chroot.resources.volume import volume_removal
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -56,9 +59,14 @@ def undo_story(
 def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
     yield lambda token: _end_processes(story, host=host, ui=ui)
     for effect in story.of("CreateImage"):
+        if "SourceImageId" in effect.traces:
+            yield partial(_remove_copy, effect, cloud, ui)
+            continue
         name, snapshot_id = effect.traces.get("ImageName", ""), effect.traces.get("SnapshotId", "")
         image = image_removal(cloud, name, story.about.account_id, snapshot_id)
         yield partial(_remove, image, effect, ui)
+    for former in story.former:
+        yield partial(_bring_back, former, cloud, ui)
     for effect in story.of("CreateSnapshot"):
         yield partial(_remove, snapshot_removal(cloud, _client_token(effect), ui=ui), effect, ui)
     yield lambda token: _unmount(story, host=host, ui=ui, token=token)
@@ -74,6 +82,15 @@ def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
 
 def _remove(removal: Removal, effect: Effect, ui: Ui, token: CancelToken) -> None:
     removal.run(Attempt(resource_id=effect.resource_id, may_stand=True), ui=ui, token=token)
+
+
+def _remove_copy(effect: Effect, cloud: Cloud, ui: Ui, token: CancelToken) -> None:
+    attempt = Attempt(resource_id=effect.resource_id, may_stand=True)
+    remove_copy(cloud, effect.traces.get("ImageName", ""), attempt, ui=ui, token=token)
+
+
+def _bring_back(former: Mapping[str, Any], cloud: Cloud, ui: Ui, token: CancelToken) -> None:
+    bring_back(cloud, former, ui=ui, token=token)
 
 
 def _client_token(effect: Effect) -> str:
