@@ -34,6 +34,7 @@ Packer starts this plugin by itself. Install it with
 and use it in a template as the builder (or source) "osc-chroot".
 
 Commands:
+    doctor       say what would stop a build on this machine (--json for programs)
     localcloud   run a simulated OUTSCALE Region on this machine and a command on it
                  (localcloud --help shows more)
     reclaim      undo what builds left on this VM that were killed, or kept by

@@ -256,6 +256,9 @@ class _Session(requests.Session):
         )
         # The SDK signs the host without its port, so that is what must be sent.
         self.headers["Host"] = host
+        if credentials.session_token:
+            # As OUTSCALE's clients send it: beside the signature, not part of it.
+            self.headers["X-Osc-Security-Token"] = credentials.session_token
         for scheme in ("https://", "http://"):
             self.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
         if not credentials.verify:

@@ -37,7 +37,7 @@ TAIL_LINES = 20
 KILL_SECONDS = 2.0
 
 # What every build runs on this machine.
-PROGRAMS = ("blockdev", "chroot", "mkdir", "mount", "partx", "rmdir", "umount")
+PROGRAMS = ("blkid", "blockdev", "chroot", "mkdir", "mount", "partx", "rmdir", "umount")
 
 # The Debian and Red Hat packages of the commands that builds use, for "command not found".
 _PACKAGES = {

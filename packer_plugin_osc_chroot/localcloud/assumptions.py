@@ -92,7 +92,20 @@ ARCHITECTURES = ("i386", "x86_64")
 MAX_TAG_LENGTH = 255
 # Of DeleteTags' tags, an empty value deletes whatever the value is.
 
-# What a Region looks like.
+# A copy of an OMI: its snapshots are copies of the source's, owned by the caller, there from the call
+# on, and there to be deleted by him; it is pending until they are completed. It keeps the source's
+# description, boot modes and product codes where the call gives none, and neither tags nor permissions.
+# Who may use an OMI may copy it, whatever he may do with its snapshots. A copied snapshot shows the
+# VolumeId of its source. Parameters that the document gives to one way of CreateImage, CreateSnapshot
+# are refused with another. OMIs and snapshots in buckets, and OMIs of VMs, are not simulated.
+# BootModes without a mode, and values twice in BootModes or ProductCodes, are refused.
+# UpdateVolume: of a volume available or in-use, linked or not, one update at a time; the volume keeps
+# its state, shows the new values once they hold, and cannot be deleted before.
+# That an account id has 12 digits is the document's own example; whether it exists is not looked at.
+ACCOUNT_ID = re.compile(r"\d{12}")
+
+# What a Region looks like. The VM is always running: the plugin runs on it.
+VM_STATE = "running"
 REGION_NAME = "eu-west-2"
 SUBREGION_NAMES = ("eu-west-2a", "eu-west-2b")
 LOCATION_CODES = ("PAR1", "PAR4")

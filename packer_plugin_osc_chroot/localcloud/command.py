@@ -12,6 +12,7 @@ from packer_plugin_osc_chroot.localcloud.region_options import UsageError
 from packer_plugin_osc_chroot.localcloud.saved import StateError
 from packer_plugin_osc_chroot.localcloud.sources import SourceError
 from packer_plugin_osc_chroot.localcloud.tell import PROGRAM, say
+from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 
 _DESCRIPTION = "A simulated OUTSCALE Region on this machine: no account, no cost."
 
@@ -26,7 +27,7 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"{PROGRAM} {options.action}: {error}", file=sys.stderr)
         return 2
-    except (NotRunning, SourceError, StateError) as error:
+    except (FileError, NotRunning, SourceError, StateError) as error:
         say(str(error))
         return 1
     except OSError as error:

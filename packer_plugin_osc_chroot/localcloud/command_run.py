@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud.child import Child
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.localcloud.critical_path import describe
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
 from packer_plugin_osc_chroot.localcloud.region_options import (
     UsageError,
@@ -24,7 +25,7 @@ Start a Region, run COMMAND against it, say what exists in it afterwards, and re
 COMMAND sees the Region through OSC_ACCESS_KEY, OSC_SECRET_KEY, OSC_REGION, OSC_ENDPOINT_API and
 OSC_CHROOT_METADATA_URL; other OSC_… and OUTSCALE_… variables are taken out of its environment, so
 that it cannot reach a real Region by mistake. This machine plays the VM: linked volumes appear here
-as /dev/xvdX, which needs root and loop devices.
+as disks (see --disks), which needs root and loop devices.
 """
 _EPILOG = f"""\
 Without --source-omi there is one tiny OMI, {TINY_IMAGE_ID}, that holds no programs (if mkfs.ext4 is
@@ -87,6 +88,9 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
         inventory = cloud.inventory()
         for line in inventory.lines():
             say(f"  {line}")
+        for image in cloud.images():
+            if steps := cloud.critical_path(image.image_id):
+                say(f"  critical path of {image.image_id}: {describe(steps)}")
         # Where COMMAND failed there is no OMI to be missed.
         wanted = options.export is not None and status == 0
         exported = not wanted or _export(cloud, options.export)

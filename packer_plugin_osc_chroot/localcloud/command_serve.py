@@ -15,7 +15,7 @@ from packer_plugin_osc_chroot.localcloud.tell import PROGRAM, say
 
 _DESCRIPTION = """\
 Start a Region and keep it up until Ctrl-C (or SIGTERM, SIGHUP). This machine plays the VM: linked
-volumes appear here as /dev/xvdX, which needs root and loop devices.
+volumes appear here as disks (see --disks), which needs root and loop devices.
 
 What a shell has to set is written to stdout. In another shell of the same user,
 

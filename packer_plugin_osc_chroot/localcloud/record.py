@@ -1,7 +1,8 @@
 """The record of every call: kept in memory, and written as JSON lines where asked for.
 
-Each line: time, action, account, parameters, status, answer, duration in seconds. Keys and
-signatures are in no parameter and no answer, so nothing has to be removed.
+A call's line: time, action, account, parameters, status, answer, duration in seconds. Keys and
+signatures are in no parameter and no answer, so nothing has to be removed. What a call set on its way
+has a line of its own once it is there: time, action, resource, state, seconds.
 """
 
 import json
@@ -30,6 +31,17 @@ class RecordedCall:
 
 
 @dataclass(frozen=True)
+class Transition:
+    """Something that a call set on its way has come to a state. `seconds` is how long it took."""
+
+    time: str
+    action: str
+    resource: str
+    state: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Defect:
     """Something a caller did wrong that a real Region would have let pass, or a fault of ours."""
 
@@ -47,11 +59,16 @@ class Record:
         self._clock = clock
         self._stream = stream
         self._calls: list[RecordedCall] = []
+        self._transitions: list[Transition] = []
         self._defects: list[Defect] = []
 
     @property
     def calls(self) -> list[RecordedCall]:
         return list(self._calls)
+
+    @property
+    def transitions(self) -> list[Transition]:
+        return list(self._transitions)
 
     @property
     def defects(self) -> list[Defect]:
@@ -60,6 +77,11 @@ class Record:
     def add_call(self, call: RecordedCall) -> None:
         self._calls.append(call)
         self._write(asdict(call))
+
+    def add_transition(self, action: str, resource: str, *, state: str, seconds: float) -> None:
+        transition = Transition(self._clock(), action, resource, state, round(seconds, 4))
+        self._transitions.append(transition)
+        self._write(asdict(transition))
 
     def add_defect(self, text: str) -> None:
         defect = Defect(time=self._clock(), text=text)

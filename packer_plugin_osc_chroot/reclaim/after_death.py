@@ -12,7 +12,7 @@ from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
 def undo_after_death(context: Context) -> None:
     """Raises UndoError where something is left, BuildError where nothing could be tried."""
     journal = Journal(state_directory(context.environ))
-    cloud, identity = open_cloud(context, journal)
+    cloud, identity, _ = open_cloud(context, journal)
     left = undo_dead_builds(
         cloud,
         vm_id=identity.vm_id,

@@ -1,27 +1,31 @@
 """Undoes a dead build from its journal, in the order and with the code of a living one."""
 
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.disk import GIB, block_size, candidate_paths, instance_of
+from packer_plugin_osc_chroot.host.disk import instance_of
+from packer_plugin_osc_chroot.host.disk_search import disk_of_link
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.host.mounts import remove_dirs, unmount_root
 from packer_plugin_osc_chroot.host.process import end_family
 from packer_plugin_osc_chroot.host.procfs import Family, command_line, read_process
+from packer_plugin_osc_chroot.journal.effects import snapshots_of
 from packer_plugin_osc_chroot.journal.journal import boot_id
 from packer_plugin_osc_chroot.journal.story import Effect, Story
-from packer_plugin_osc_chroot.resources.image import image_removal
+from packer_plugin_osc_chroot.resources.former_image import bring_back
+from packer_plugin_osc_chroot.resources.image import find_by_snapshot, image_removal
 from packer_plugin_osc_chroot.resources.link import undo_link
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.resources.snapshot import snapshot_removal
+from packer_plugin_osc_chroot.resources.source_volume import remove_copy
 from packer_plugin_osc_chroot.resources.volume import volume_removal
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -56,8 +60,15 @@ def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
     yield lambda token: _end_processes(story, host=host, ui=ui)
     for effect in story.of("CreateImage"):
         name, snapshot_id = effect.traces.get("ImageName", ""), effect.traces.get("SnapshotId", "")
-        image = image_removal(cloud, name, story.about.account_id, snapshot_id)
-        yield partial(_remove, image, effect, ui)
+        if source_id := effect.traces.get("SourceImageId"):
+            copy = Attempt(resource_id=effect.resource_id, may_stand=True)
+            yield partial(_remove_copy, cloud, source_id, name, copy, ui)
+        else:
+            image = image_removal(cloud, name, story.about.account_id, snapshot_id)
+            yield partial(_remove, image, effect, ui)
+    for former in story.former:
+        # Once the name is free, and before the snapshots: nothing of these is among them.
+        yield partial(_bring_back, cloud, former, ui)
     for effect in story.of("CreateSnapshot"):
         yield partial(_remove, snapshot_removal(cloud, _client_token(effect), ui=ui), effect, ui)
     yield lambda token: _unmount(story, host=host, ui=ui, token=token)
@@ -73,6 +84,21 @@ def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
 
 def _remove(removal: Removal, effect: Effect, ui: Ui, token: CancelToken) -> None:
     removal.run(Attempt(resource_id=effect.resource_id, may_stand=True), ui=ui, token=token)
+
+
+def _remove_copy(
+    cloud: Cloud, source_id: str, name: str, copy: Attempt, ui: Ui, token: CancelToken
+) -> None:
+    remove_copy(cloud, source_id, name, copy, ui=ui, token=token)
+
+
+def _bring_back(cloud: Cloud, image: Mapping[str, Any], ui: Ui, token: CancelToken) -> None:
+    """Unless it is there: it had not gone, or has come back already."""
+    name, account_id = str(image["ImageName"]), str(image.get("AccountId", ""))
+    for snapshot_id in snapshots_of(image)[:1]:
+        if find_by_snapshot(cloud, name, account_id, snapshot_id, token=token) is None:
+            gone = Attempt(resource_id=str(image["ImageId"]), may_stand=True)
+            bring_back(cloud, image, gone, ui=ui, token=token)
 
 
 def _client_token(effect: Effect) -> str:
@@ -113,24 +139,22 @@ def _unlink(
         effect.traces["VolumeId"],
         vm_id=effect.traces.get("VmId", ""),
         name=name,
-        disk=_disk(story, name),
+        disk=_disk(story, effect.traces["VolumeId"], name),
+        timeout=UNDO_SECONDS,
         host=host,
         ui=ui,
         token=token,
     )
 
 
-def _disk(story: Story, api_name: str) -> Path | None:
+def _disk(story: Story, volume_id: str, api_name: str) -> Path | None:
     """The disk of the link, which must be free before it is unlinked."""
     if _is_this_boot(story):
         return story.disk.path if story.disk and _disk_is_there(story) else None
     if story.disk is None:
         return None
-    # It may have another node now, and somebody may have mounted it. The kernel's own sdX is left
-    # out: it may be any disk.
-    paths = [path for path in candidate_paths(api_name, "") if not path.name.startswith("sd")]
-    size = story.disk.size * GIB
-    return next((Path(os.path.realpath(x)) for x in paths if block_size(x) == size), None)
+    # It may have another node now, and somebody may have mounted it.
+    return disk_of_link(volume_id, api_name, size=story.disk.size)
 
 
 def _disk_is_there(story: Story) -> bool:

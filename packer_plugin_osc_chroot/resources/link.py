@@ -15,16 +15,10 @@ from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_onc
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.disk import (
-    Disk,
-    disks,
-    find_disk,
-    free_names,
-    instance_of,
-    is_claimed,
-    mounts_of,
-)
-from packer_plugin_osc_chroot.host.link_lock import link_lock
+from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names
+from packer_plugin_osc_chroot.host.disk import Disk, disks, instance_of, is_claimed, mounts_of
+from packer_plugin_osc_chroot.host.disk_search import UnprovedDisk, check_content, find_disk
+from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
@@ -33,7 +27,6 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
-_LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
 # Seconds between two looks whether the disk is still in use, and before the user is told of it.
 _FREE_EVERY = 0.1
@@ -47,39 +40,38 @@ def linked_volume(
     *,
     vm_id: str,
     device_path: str,
+    nvme_device_path: str = "",
     size: int,
+    is_empty: bool = False,
     host: Host,
+    timeout: float,
     token: CancelToken,
     ui: Ui,
 ) -> Iterator[Disk]:
     """The volume linked to this VM, as its disk; unlinked at the end.
 
-    `device_path`, when set, is the only name tried. `size` in GiB.
+    `device_path`, when set, is the only name tried. `size` in GiB, `timeout` in seconds. `is_empty`:
+    the volume is new and has nothing on it.
     """
     ui.say("Linking the volume to this VM...")
-    attempt = _Attempt()
+    attempt = _Attempt(
+        device_path=device_path, nvme_device_path=nvme_device_path, size=size, timeout=timeout
+    )
     try:
-        _link(cloud, volume_id, attempt, vm_id=vm_id, device_path=device_path, token=token, ui=ui)
-        wait_for(
-            f"link of volume {volume_id}",
-            lambda: read_volume(cloud, volume_id, token=token),
-            target=("attached",),
-            failed=("detaching", "detached"),
-            state=lambda volume: _link_state(volume, vm_id),
-            deadline=_LINK_SECONDS,
-            token=token,
-            ui=ui,
-        )
-        disk = find_disk(
-            volume_id,
-            api_name=attempt.name,
-            device_path=device_path,
-            size=size,
-            before=attempt.disks_before,
-            token=token,
-        )
+        try:
+            disk = _linked_disk(
+                cloud, volume_id, attempt, vm_id=vm_id, alone=False, token=token, ui=ui
+            )
+        except UnprovedDisk as error:
+            ui.message(f"{error.message}: linking again, with no other build beside")
+            _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=token, ui=ui)
+            attempt.may_stand = False
+            disk = _linked_disk(
+                cloud, volume_id, attempt, vm_id=vm_id, alone=True, token=token, ui=ui
+            )
         attempt.disk_path = disk.path
         cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
+        check_content(host, disk, is_empty=is_empty, token=token)
         named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
         ui.message(f"Disk: {disk.path}{named}")
         yield disk
@@ -92,6 +84,7 @@ def linked_volume(
                 vm_id=vm_id,
                 name=attempt.name,
                 disk=attempt.disk_path,
+                timeout=timeout,
                 host=host,
                 ui=ui,
                 token=undo_token(),
@@ -105,15 +98,16 @@ def undo_link(
     vm_id: str,
     name: str,
     disk: Path | None,
+    timeout: float,
     host: Host,
     ui: Ui,
     token: CancelToken,
 ) -> None:
-    """Unlink a volume, once nothing has its disk. Raises UndoError."""
+    """Unlink a volume, once nothing has its disk, within `timeout` seconds. Raises UndoError."""
     try:
         if disk is not None:
             _await_free(host, disk, token=token, ui=ui)
-        _unlink(cloud, volume_id, vm_id=vm_id, token=token, ui=ui)
+        _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=token, ui=ui)
     except BuildError as error:
         raise UndoError(
             f"volume {volume_id} stays linked to {vm_id} as {name}: {error.message}",
@@ -126,9 +120,56 @@ def undo_link(
 class _Attempt(Attempt):
     """A link that is being made: the name last asked for, and the disk once it is known."""
 
+    device_path: str = ""
+    nvme_device_path: str = ""
+    size: int = 0
+    timeout: float = 0.0
     name: str = ""
+    taken: Collection[str] = ()
     disks_before: Mapping[Path, str] = dataclasses.field(default_factory=dict)
     disk_path: Path | None = None
+
+
+def _linked_disk(
+    cloud: Cloud,
+    volume_id: str,
+    attempt: _Attempt,
+    *,
+    vm_id: str,
+    alone: bool,
+    token: CancelToken,
+    ui: Ui,
+) -> Disk:
+    """Link and find the disk; `alone`: while no other build does. Raises UnprovedDisk."""
+    with appearing(token, ui=ui, alone=alone) as others:
+        _link(cloud, volume_id, attempt, vm_id=vm_id, token=token, ui=ui)
+        wait_for(
+            f"link of volume {volume_id}",
+            lambda: read_volume(cloud, volume_id, token=token),
+            target=("attached",),
+            failed=("detaching", "detached"),
+            state=lambda volume: _link_state(volume, vm_id),
+            deadline=attempt.timeout,
+            token=token,
+            ui=ui,
+        )
+
+        def is_alone() -> bool:
+            """No other build here links, and whoever else uses the VM has linked nothing since."""
+            return others.is_alone() and not (
+                set(_mapped_names(cloud, vm_id, token=token)) - {*attempt.taken, attempt.name}
+            )
+
+        return find_disk(
+            volume_id,
+            api_name=attempt.name,
+            device_path=attempt.device_path,
+            nvme_device_path=attempt.nvme_device_path,
+            size=attempt.size,
+            before=attempt.disks_before,
+            is_alone=is_alone,
+            token=token,
+        )
 
 
 def _link(
@@ -137,7 +178,6 @@ def _link(
     attempt: _Attempt,
     *,
     vm_id: str,
-    device_path: str,
     token: CancelToken,
     ui: Ui,
 ) -> None:
@@ -145,14 +185,16 @@ def _link(
     refusals: dict[str, CloudError] = {}
     while True:
         with link_lock(token, ui=ui):
-            taken = _mapped_names(cloud, vm_id, token=token)
-            attempt.name = _pick(taken, refusals, device_path)
+            attempt.taken = _mapped_names(cloud, vm_id, token=token)
+            attempt.name = _pick(attempt.taken, refusals, attempt.device_path)
             attempt.disks_before = disks()
             try:
                 with attempt.sending():
                     _send_link(cloud, volume_id, attempt.name, vm_id=vm_id, token=token)
             except CloudError as error:
-                if device_path or not _is_about_the_name(error):
+                if len(attempt.taken) >= VM_VOLUMES:
+                    raise _is_full(vm_id, attempt.taken) from error
+                if attempt.device_path or not _is_about_the_name(error):
                     raise
                 log.info("%s cannot be had, trying another name: %s", attempt.name, error)
                 refusals[attempt.name] = error
@@ -198,6 +240,14 @@ def _pick(taken: Collection[str], refusals: Mapping[str, CloudError], device_pat
             hint="Unlink volumes that are not needed, or run fewer builds at a time",
         )
     return name
+
+
+def _is_full(vm_id: str, taken: Collection[str]) -> BuildError:
+    return BuildError(
+        f"VM {vm_id} (this one) holds {len(taken)} volumes, and no VM holds more than {VM_VOLUMES}",
+        hint="Unlink volumes that are not needed, or run fewer builds at a time",
+        details=[f"linked: {', '.join(sorted(taken))}"],
+    )
 
 
 def _mapped_names(cloud: Cloud, vm_id: str, *, token: CancelToken) -> list[str]:
@@ -258,7 +308,9 @@ def _is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
         return is_claimed(LocalFiles("/"), disk, token=token)
 
 
-def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui: Ui) -> None:
+def _unlink(
+    cloud: Cloud, volume_id: str, *, vm_id: str, timeout: float, token: CancelToken, ui: Ui
+) -> None:
     ui.say(f"Unlinking volume {volume_id}...")
     gone_since: float | None = None
 
@@ -282,7 +334,7 @@ def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui:
         lambda: read_volume(cloud, volume_id, token=token),
         target=("available", "gone"),
         failed=("error",),
-        deadline=_LINK_SECONDS,
+        deadline=timeout,
         token=token,
         ui=ui,
         missing_is="gone",

@@ -6,7 +6,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.wait import LONGEST_SECONDS, insist, wait_for
+from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
@@ -56,14 +56,19 @@ def snapshot_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:
     )
 
 
-def wait_for_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken, ui: Ui) -> None:
-    """Until it is completed: only then may anything write to the volume again (user guide)."""
+def wait_for_snapshot(
+    cloud: Cloud, snapshot_id: str, *, timeout: float, token: CancelToken, ui: Ui
+) -> None:
+    """Until it is completed: only then may anything write to the volume again (user guide).
+
+    `timeout` in seconds.
+    """
     wait_for(
         f"snapshot {snapshot_id}",
         lambda: read_snapshot(cloud, snapshot_id, token=token),
         target=("completed",),
         failed=("error", "deleting"),
-        deadline=LONGEST_SECONDS,
+        deadline=timeout,
         token=token,
         ui=ui,
     )
