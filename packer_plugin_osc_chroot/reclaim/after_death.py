@@ -1,9 +1,11 @@
 """What a service does whose predecessor died amid a build: it undoes what that had made."""
 
+import os
+
 from packer_plugin_osc_chroot.build import Context, open_cloud
 from packer_plugin_osc_chroot.errors import UndoError
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.journal.directory import state_directory
+from packer_plugin_osc_chroot.journal.directory import open_directory, state_directory
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.plan import plan_wrapper
 from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
@@ -11,7 +13,14 @@ from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
 
 def undo_after_death(context: Context) -> None:
     """Raises UndoError where something is left, BuildError where nothing could be tried."""
-    journal = Journal(state_directory(context.environ))
+    directory = state_directory(context.environ)
+    try:
+        os.close(open_directory(directory, make=True))
+    except OSError as error:
+        raise UndoError(
+            f"there is no journal of it, since {directory} cannot be used ({error.strerror})"
+        ) from error
+    journal = Journal(directory)
     cloud, identity, _ = open_cloud(context, journal)
     left = undo_dead_builds(
         cloud,

@@ -9,7 +9,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import instance_of
 from packer_plugin_osc_chroot.host.disk_search import disk_of_link
@@ -37,22 +37,25 @@ Step = Callable[[CancelToken], None]
 def undo_story(
     story: Story, cloud: Cloud, *, host: Host, ui: Ui, token: CancelToken
 ) -> list[BuildError]:
-    """Undo all of it whatever fails; each failure has been shown. A cancel ends it where it is."""
+    """Undo all of it whatever fails; each failure has been shown.
+
+    A cancel ends it where it is, and is one more failure.
+    """
     failures: list[BuildError] = []
     for step in _steps(story, cloud, host=host, ui=ui):
+        if token.cancelled:
+            failures.append(Cancelled())
+            break
         own = CancelToken(deadline=UNDO_SECONDS, reason="undoing took too long")
         try:
             with token.on_cancel(own.cancel):
                 step(own)
-            token.check()
         except BuildError as error:
             log.info("undoing: %s", error, exc_info=True)
             ui.error(f"Could not undo: {error}")
             for line in error.details:
                 ui.error(f"  {line}")
             failures.append(error)
-        if token.cancelled:
-            break
     return failures
 
 
@@ -121,8 +124,11 @@ def _end_processes(story: Story, *, host: Host, ui: Ui) -> None:
 
 def _unmount(story: Story, *, host: Host, ui: Ui, token: CancelToken) -> None:
     mount = story.mount
-    if mount is None or not _disk_is_there(story):
+    if mount is None or story.disk is None or not _is_this_boot(story):
         # After a reboot nothing of it is mounted; what is there belongs to somebody else.
+        return
+    if instance_of(story.disk.path) not in (story.disk.instance, ""):
+        # As where another disk has its name now. A mount stays where the disk was torn out.
         return
     mounted = [each for each in mounts_below(mount.point) if each.mount_point == mount.point]
     if any(each.device_number == mount.number for each in mounted):
