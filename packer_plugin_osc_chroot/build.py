@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
-from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.chroot import Chroot
@@ -285,8 +284,13 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
-    cloud, identity, check_region = open_cloud(context, journal)
+    access = find_access(
+        config, context.environ, redact=context.redact, journal=journal, token=context.token, ui=ui
+    )
+    cloud, identity = access.cloud, access.identity
     ui.message(f"VM: {identity.vm_id} in {identity.subregion or cloud.region}")
+    # Another endpoint has Regions of its own.
+    check_region = not access.is_given_endpoint and not config.skip_region_validation
     facts = look(cloud, config, identity, check_region=check_region, token=context.token, ui=ui)
     try:
         journal.begin(
@@ -302,29 +306,6 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
             " outright, nothing would know what it left"
         )
     return cloud, facts
-
-
-def open_cloud(context: Context, journal: Journal) -> tuple[Cloud, Identity, bool]:
-    """The API as this VM's builds use it, and whether the Region's name can be checked.
-
-    Raises BuildError.
-    """
-    config = context.config
-    identity = read_identity(config, context.environ, token=context.token)
-    credentials = find_credentials(config, context.environ)
-    context.redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
-    if config.profile and credentials.found_in != PROFILE_FILE:
-        context.ui.message(
-            f'The keys are from {credentials.found_in}, and not from the profile "{config.profile}"'
-        )
-    region = credentials.region or identity.region
-    if not region:
-        raise BuildError(
-            "region: not set, and not known without the metadata service", hint="Set region"
-        )
-    # Another endpoint has Regions of its own.
-    check_region = not credentials.endpoint and not config.skip_region_validation
-    return Cloud(credentials, region=region, journal=journal), identity, check_region
 
 
 def _provision(

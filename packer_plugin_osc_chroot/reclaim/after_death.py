@@ -2,7 +2,8 @@
 
 import os
 
-from packer_plugin_osc_chroot.build import Context, open_cloud
+from packer_plugin_osc_chroot.build import Context
+from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.errors import UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.directory import open_directory, state_directory
@@ -21,10 +22,17 @@ def undo_after_death(context: Context) -> None:
             f"there is no journal of it, since {directory} cannot be used ({error.strerror})"
         ) from error
     journal = Journal(directory)
-    cloud, identity, _ = open_cloud(context, journal)
+    access = find_access(
+        context.config,
+        context.environ,
+        redact=context.redact,
+        journal=journal,
+        token=context.token,
+        ui=context.ui,
+    )
     left = undo_dead_builds(
-        cloud,
-        vm_id=identity.vm_id,
+        access.cloud,
+        vm_id=access.identity.vm_id,
         host=Host(plan_wrapper(context.config, context.scope)),
         ui=context.ui,
         token=context.token,
