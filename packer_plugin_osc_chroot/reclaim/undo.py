@@ -35,9 +35,15 @@ Step = Callable[[CancelToken], None]
 
 
 def undo_story(
-    story: Story, cloud: Cloud, *, host: Host, ui: Ui, token: CancelToken
+    story: Story,
+    cloud: Cloud,
+    *,
+    host: Host,
+    ui: Ui,
+    token: CancelToken,
+    seconds: float = UNDO_SECONDS,
 ) -> list[BuildError]:
-    """Undo all of it whatever fails; each failure has been shown.
+    """Undo all of it whatever fails, each thing within `seconds`; each failure has been shown.
 
     A cancel ends it where it is, and is one more failure.
     """
@@ -46,16 +52,17 @@ def undo_story(
         if token.cancelled:
             failures.append(Cancelled())
             break
-        own = CancelToken(deadline=UNDO_SECONDS, reason="undoing took too long")
+        own = CancelToken(deadline=seconds, reason="undoing took too long")
         try:
             with token.on_cancel(own.cancel):
                 step(own)
-        except BuildError as error:
+        except (BuildError, OSError) as error:
             log.info("undoing: %s", error, exc_info=True)
-            ui.error(f"Could not undo: {error}")
-            for line in error.details:
+            failure = error if isinstance(error, BuildError) else BuildError(str(error))
+            ui.error(f"Could not undo: {failure}")
+            for line in failure.details:
                 ui.error(f"  {line}")
-            failures.append(error)
+            failures.append(failure)
     return failures
 
 
