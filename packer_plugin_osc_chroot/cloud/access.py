@@ -16,11 +16,10 @@ from packer_plugin_osc_chroot.ui import Ui
 
 @dataclass(frozen=True)
 class Access:
-    """`is_given_endpoint`: the endpoint is not the Region's own."""
+    """The API, and the VM whose disks its volumes become."""
 
     cloud: Cloud
     identity: Identity
-    is_given_endpoint: bool
 
 
 def find_access(
@@ -45,5 +44,4 @@ def find_access(
         raise BuildError(
             "region: not set, and not known without the metadata service", hint="Set region"
         )
-    cloud = Cloud(credentials, region=region, journal=journal)
-    return Access(cloud, identity, is_given_endpoint=bool(credentials.endpoint))
+    return Access(Cloud(credentials, region=region, journal=journal), identity)

@@ -54,6 +54,8 @@ class Cloud:
         self.region = region
         self.journal = journal or Journal()
         self.endpoint = credentials.endpoint_url(region)
+        # Whether it is another than the Region's own.
+        self.is_custom = bool(credentials.endpoint)
         self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
         self._call = _Call(
             profile=Profile(

@@ -70,8 +70,8 @@ def linked_volume(
                 cloud, volume_id, attempt, vm_id=vm_id, alone=True, token=token, ui=ui
             )
         attempt.disk_path = disk.path
-        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
         check_content(host, disk, is_empty=is_empty, token=token)
+        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
         named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
         ui.message(f"Disk: {disk.path}{named}")
         yield disk
@@ -84,8 +84,8 @@ def linked_volume(
                 vm_id=vm_id,
                 name=attempt.name,
                 disk=attempt.disk_path,
-                timeout=timeout,
                 host=host,
+                timeout=timeout,
                 ui=ui,
                 token=undo_token(),
             )
@@ -98,12 +98,12 @@ def undo_link(
     vm_id: str,
     name: str,
     disk: Path | None,
-    timeout: float,
     host: Host,
+    timeout: float,
     ui: Ui,
     token: CancelToken,
 ) -> None:
-    """Unlink a volume, once nothing has its disk, within `timeout` seconds. Raises UndoError."""
+    """Unlink a volume, once nothing has its disk; `timeout` in seconds. Raises UndoError."""
     try:
         if disk is not None:
             _await_free(host, disk, token=token, ui=ui)
