@@ -218,9 +218,11 @@ def build(context: Context) -> Result:
             ),
         )
         finish_sharing()
-        phases.keep()
         phases.join()
-        # As late as can be: a build that is killed before it could say that it is done has no OMI.
+        # As late as can be: a build that is cancelled or killed before it could say that it is done
+        # has no OMI.
+        token.check()
+        phases.keep()
         journal.keep(snapshot_id, image_id)
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)

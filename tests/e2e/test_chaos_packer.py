@@ -140,7 +140,9 @@ def test_chaos(
                 if image.image_id in before:
                     continue
                 told = image.image_id in outcome.output.partition("successful builds")[2]
-                assert told or strike in UNTOLD, where
+                # Packer does not show what a build has made that ended just before it was cancelled.
+                was_over = "Where the time went" in outcome.output
+                assert told or was_over or strike in UNTOLD, where
                 assert image.state == "available", where
                 assert read_file(cloud.root_image(image.image_id), "/made") == "made\n", where
                 end = "made"
