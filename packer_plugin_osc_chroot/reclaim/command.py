@@ -190,6 +190,12 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> in
         metavar="TEMPLATE",
         help="as command_wrapper of the template, for users other than root: 'sudo {{.Command}}'",
     )
+    parser.add_argument(
+        "--vm-id",
+        default="",
+        metavar="ID",
+        help="this VM's id, where its metadata service cannot be asked",
+    )
     options = parser.parse_args(argv)
     environ = os.environ if environ is None else environ
     # With --json standard output has the report alone.
@@ -223,7 +229,7 @@ def _run(
     config = Config(command_wrapper=options.command_wrapper or "{{.Command}}")
     reclaim = _Reclaim(
         environ=environ,
-        identity=read_identity(config, environ, token=token),
+        identity=read_identity(Config(vm_id=options.vm_id), environ, token=token),
         host=Host(plan_wrapper(config, Scope(started_at=datetime.now(UTC)))),
         ui=ui,
         token=token,
