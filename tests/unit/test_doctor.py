@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -55,12 +54,6 @@ def environ(cloud: LocalCloud, tmp_path: Path) -> dict[str, str]:
 
 def examine(environ: Mapping[str, str]) -> dict[str, Finding]:
     return {finding.check: finding for finding, _ in command.examine(environ)}
-
-
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_nothing_wrong(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +139,8 @@ def container(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
     monkeypatch.setattr(machine, "check_privileges", lambda: real(proc=folder.parent))
 
 
-NOWHERE = f"http://127.0.0.1:{closed_port()}"
+# tcpmux, which nobody serves.
+NOWHERE = "http://127.0.0.1:1"
 FAULTS: list[tuple[str, Break, State, str]] = [
     ("privileges", normal_user(sudo=False), State.PROBLEM, "not root.*command_wrapper"),
     ("privileges", normal_user(sudo=True), State.OK, 'set command_wrapper = "sudo {{.Command}}"'),
