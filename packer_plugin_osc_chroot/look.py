@@ -101,7 +101,7 @@ def look(
     with _beside(token) as (pool, own):
         account = pool.submit(_account_id, cloud, own)
         image = None
-        if wanted := _wanted(config):
+        if wanted := wanted_source(config):
             image = pool.submit(find_source, cloud, wanted, account_id=account.result, token=own)
         named = pool.submit(lambda: images_named(cloud, config.omi_name, "", token=own))
         checks = [
@@ -152,7 +152,7 @@ def _find_vm(cloud: Cloud, identity: Identity, *, token: CancelToken) -> Identit
     return Identity(vm_id, identity.subregion or subregion)
 
 
-def _wanted(config: Config) -> Wanted | None:
+def wanted_source(config: Config) -> Wanted | None:
     """What OMI to look for; None for a build from scratch."""
     if config.from_scratch:
         return None

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from packer_plugin_osc_chroot.doctor import machine
 from packer_plugin_osc_chroot.doctor.finding import Finding, State
+from packer_plugin_osc_chroot.doctor.journals import check_journals
 from packer_plugin_osc_chroot.doctor.region import Region
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.ui import printable
@@ -69,6 +70,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[tuple[Finding, Sequence[str]
         yield finding, ()
     yield machine.check_copy_files(), ()
     yield machine.check_cache(environ), ()
+    yield check_journals(environ), ()
     for finding in region.check():
         yield finding, region.secrets
     yield machine.check_device_names(region.taken), ()

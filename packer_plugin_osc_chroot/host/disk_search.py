@@ -108,6 +108,18 @@ def find_disk(
         waited += _LOOK_EVERY
 
 
+def disk_of_link(volume_id: str, api_name: str, *, size: int) -> Path | None:
+    """The disk of a link that stands, by names that are certain; `size` in GiB. None where none is."""
+    found = _new_disks(size, before={}, dev=DEV, sysfs=SYSFS)
+    numbers = {device_number(each) for each in found}
+    own_names = _own_names(volume_id, api_name)
+    nodes = (
+        Path(os.path.realpath(path))
+        for path in certain_paths(api_name, own_names, found, dev=DEV, sysfs=SYSFS)
+    )
+    return next((node for node in nodes if device_number(node) in numbers), None)
+
+
 def check_content(host: Host, disk: Disk, *, is_empty: bool, token: CancelToken) -> None:
     """The last proof before anything is written: a new volume is blank, one of a snapshot is not.
 

@@ -12,6 +12,9 @@ from packer_plugin_osc_chroot import cli
 from packer_plugin_osc_chroot.cloud.metadata import Identity
 from packer_plugin_osc_chroot.doctor import command, machine, region
 from packer_plugin_osc_chroot.doctor.finding import Finding, State
+from packer_plugin_osc_chroot.doctor.journals import check_journals
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
 CHECKS = [
@@ -21,6 +24,7 @@ CHECKS = [
     "root filesystems",
     "copy_files",
     "cache",
+    "journals",
     "metadata",
     "credentials",
     "API",
@@ -257,3 +261,21 @@ def test_a_vm_of_another_account(environ: dict[str, str], monkeypatch: pytest.Mo
     )
     found = examine(environ)["API"]
     assert found.state is State.PROBLEM and "does not show VM i-99999999" in found.message
+
+
+def test_journals(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", os.getuid)
+    state = tmp_path / "state"
+    environ[STATE_VARIABLE] = str(state)
+    assert check_journals(environ).state is State.OK
+    journal = Journal(state)
+    journal.begin(vm_id="i-1", omi_name="web")
+    journal.sending("CreateVolume", {"ClientToken": "t"})
+    assert check_journals(environ).state is State.OK, "it lives"
+    journal.end(kept=True, failed=False)
+    found = check_journals(environ)
+    assert found.state is State.WARNING and 'the build of "web" of ' in found.message
+    state.chmod(0o777)
+    assert check_journals(environ).state is State.PROBLEM
+    environ[STATE_VARIABLE] = str(next(state.iterdir()))
+    assert check_journals(environ).state is State.WARNING
