@@ -97,8 +97,8 @@ def _filter_row(each: ApiFilter) -> str:
     names = [f"`{name}`" for name in each.older]
     if each is TAGS:
         names.append(f"`{TAG_PREFIX}KEY` for the value of one tag")
-    older = ", ".join(names)
-    return f"| `{each.name}` | {older} | {', '.join(values)} |".replace("|  |", "| |")
+    cells = (f"`{each.name}`", ", ".join(names), ", ".join(values))
+    return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
 
 
 def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:
