@@ -23,6 +23,8 @@ FOUND_PACKER := $(shell CHECKPOINT_DISABLE=1 packer version </dev/null 2>/dev/nu
 	grep -q '^Packer v' && command -v packer)
 PACKER = $(or $(FOUND_PACKER),build/tools/packer)
 DEBIAN_IMAGE := build/images/debian-12.raw
+# The Ansible provisioner, and the Ansible that it runs.
+ANSIBLE := build/tools/packer-plugin-ansible build/ansible/.installed
 BOOTABLE := build/images/bootable.raw build/images/bootable.tar.zst
 
 PYTHON_SOURCES := $(shell find packer_plugin_osc_chroot -name '*.py')
@@ -93,7 +95,7 @@ test-go: | check-build ## The shim's tests, with the race detector
 	$(GO) -C shim test -race ./...
 
 .PHONY: test-python
-test-python: $(VENV)/.installed build packer | check-test ## The Python tests: unit, root and end-to-end
+test-python: $(VENV)/.installed build packer $(DEBIAN_IMAGE) $(ANSIBLE) | check-test ## The Python tests: unit, root and end-to-end
 ifeq ($(AS_ROOT),)
 	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER) -m 'not vm'
 else
@@ -113,6 +115,7 @@ test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a b
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml
 	$(LOCK) --extra=dev --constraint=requirements/run.txt --output-file=requirements/dev.txt pyproject.toml
+	$(LOCK) --output-file=requirements/ansible.txt requirements/ansible.in
 
 # Lock files name versions and hashes; where they come from is each machine's own configuration.
 LOCK = CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/pip-compile --quiet --strip-extras \
@@ -152,6 +155,16 @@ dist/dev/$(PLUGIN): $(GO_SOURCES) | check-build
 build/tools/packer: tests/packer/go.mod tests/packer/go.sum | check-build
 	@echo 'There is no packer on PATH: building one (some minutes the first time)'
 	$(GO) -C tests/packer build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer
+
+build/tools/packer-plugin-ansible: tests/packer-plugin-ansible/go.mod tests/packer-plugin-ansible/go.sum | check-build
+	@echo 'Building the Ansible provisioner for the tests'
+	$(GO) -C tests/packer-plugin-ansible build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer-plugin-ansible
+
+build/ansible/.installed: requirements/ansible.txt | check-build
+	@echo 'Installing Ansible in build/ansible for the tests'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
+	@touch $@
 
 $(DEBIAN_IMAGE): scripts/debian-image | check-demo
 	$(AS_ROOT) scripts/debian-image $@
