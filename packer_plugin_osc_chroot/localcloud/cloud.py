@@ -262,7 +262,12 @@ class LocalCloud:
 
     @property
     def record(self) -> list[RecordedCall]:
+        """Of the calls that only read, the newest few thousand."""
         return self._record.calls
+
+    @property
+    def calls_made(self) -> int:
+        return self._record.calls_made
 
     def critical_path(self, image_id: str) -> list[Step]:
         """What an OMI's making could not have been quicker than; empty where none was made."""

@@ -43,6 +43,8 @@ class Transitions:
         self._attachments: dict[str, Attachment] = {}
         # Set once a link's disk has appeared, or will not.
         self._settled: dict[str, asyncio.Event] = {}
+        # Of links that would stay on their way for ever, and may be forced.
+        self._stuck: dict[str, asyncio.Event] = {}
         self._watch = NodeWatch(
             asyncio.get_running_loop(), changed=lambda node: self._read(node.name)
         )
@@ -113,11 +115,14 @@ class Transitions:
         try:
             with self._timed("LinkVolume", volume, volume.volume_id):
                 await asyncio.sleep(self._region.latency.link)
-                await _unless_never(end)
-                if end == "no-disk":
-                    link.state = "attached"
+                if end == "never":
+                    await self._until_forced(link)
                     return
-                if self._region.latency.disk:
+                if end == "no-disk":
+                    if link.state == "attaching":
+                        link.state = "attached"
+                    return
+                if self._region.latency.disk and link.state == "attaching":
                     link.state = "attached"
                     await asyncio.sleep(self._region.latency.disk)
                 await self._attach_disk(volume, link)
@@ -152,10 +157,19 @@ class Transitions:
             await asyncio.gather(
                 asyncio.sleep(self._region.latency.unlink), self._check_unused(volume, link)
             )
-            await _unless_never(end)
+            if end == "never":
+                await self._until_forced(link)
             await self._check_written(volume.volume_id)
             await self._detach_disk(volume, link)
+            self._stuck.pop(link.slot, None)
             volume.link, volume.state = None, "available"
+
+    def force(self, link: Link) -> None:
+        """Let a link that is stuck, or will be, go on to its end."""
+        self._stuck.setdefault(link.slot, asyncio.Event()).set()
+
+    async def _until_forced(self, link: Link) -> None:
+        await self._stuck.setdefault(link.slot, asyncio.Event()).wait()
 
     async def _detach_disk(self, volume: Volume, link: Link) -> None:
         if link.attachment is None:
