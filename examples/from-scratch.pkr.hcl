@@ -32,8 +32,8 @@ source "osc-chroot" "debian" {
     "mkfs.ext4 -q -L root {{.PartitionDevice}}",
   ]
 
-  # The new root is mounted and empty: what fills it runs on this VM. After it come chroot_mounts and
-  # copy_files, which need the folders that debootstrap makes.
+  # The new root is mounted and empty: what fills it runs on this VM. chroot_mounts come after it,
+  # and need the folders that debootstrap makes. It also copies /etc/resolv.conf, for apt-get below.
   post_mount_commands = [
     "http_proxy='${var.proxy}' debootstrap --variant=minbase --include=systemd-sysv,udev bookworm '{{.MountPath}}' ${var.mirror} >/dev/null",
   ]

@@ -63,10 +63,11 @@ def check_host(config: Config, *, is_wrapped: bool) -> None:
                 hint=f"Install the package {package_of(program)}",
             )
     for name in config.files:
-        _check_file(Path(name), is_wrapped=is_wrapped)
+        check_copied(Path(name), is_wrapped=is_wrapped)
 
 
-def _check_file(path: Path, *, is_wrapped: bool) -> None:
+def check_copied(path: Path, *, is_wrapped: bool) -> None:
+    """Raises BuildError where one of copy_files cannot be copied."""
     hint = "Remove it from copy_files; an empty list copies nothing"
     try:
         if stat.S_IFMT(os.stat(path).st_mode) in (stat.S_IFREG, stat.S_IFDIR):
@@ -100,7 +101,7 @@ def look(
     with _beside(token) as (pool, own):
         account = pool.submit(_account_id, cloud, own)
         image = None
-        if wanted := _wanted(config):
+        if wanted := wanted_source(config):
             image = pool.submit(find_source, cloud, wanted, account_id=account.result, token=own)
         named = pool.submit(lambda: images_named(cloud, config.omi_name, "", token=own))
         checks = [
@@ -151,7 +152,7 @@ def _find_vm(cloud: Cloud, identity: Identity, *, token: CancelToken) -> Identit
     return Identity(vm_id, identity.subregion or subregion)
 
 
-def _wanted(config: Config) -> Wanted | None:
+def wanted_source(config: Config) -> Wanted | None:
     """What OMI to look for; None for a build from scratch."""
     if config.from_scratch:
         return None

@@ -73,17 +73,29 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Late:
-    """Renders late options; `source` data is the documentation's build template data."""
+    """Renders late options; `data` is the documentation's build template data.
+
+    `warn` is told once of each option that shows what has no value.
+    """
 
     scope: Scope
     data: Mapping[str, object]
+    warn: Callable[[str], None]
+    _warned: set[str] = dataclasses.field(default_factory=set)
 
     def text(self, option: str, source: str, **more: object) -> str:
         """Raises BuildError naming the option."""
         try:
-            return compile_template(source).render(self.scope, Fields(**self.data, **more))
+            data = Fields(**self.data, **more)
+            rendered = compile_template(source).render_reporting(self.scope, data)
         except TemplateError as error:
             raise BuildError(f"{option}: {error}") from error
+        if rendered.missing:
+            what = f'{option}: {", ".join(rendered.missing)} has no value, "<no value>" is in its place'
+            if what not in self._warned:
+                self._warned.add(what)
+                self.warn(f"Warning: {what}")
+        return rendered.text
 
     def tags(self, option: str, tags: Mapping[str, str] | None) -> dict[str, str]:
         rendered = {

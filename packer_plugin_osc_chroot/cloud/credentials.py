@@ -54,6 +54,13 @@ class Credentials:
     # Where the key pair was found, in the user's words.
     found_in: str = ""
 
+    @property
+    def client_certificate(self) -> str | tuple[str, str] | None:
+        """As requests takes it."""
+        if self.x509_key:
+            return self.x509_cert, self.x509_key
+        return self.x509_cert or None
+
     def endpoint_url(self, region: str) -> str:
         """The URL that actions are appended to, without a final slash."""
         return endpoint_url(self.endpoint, region)
@@ -85,10 +92,15 @@ def endpoint_problem(endpoint: str) -> str | None:
     return f'must be an endpoint such as https://api.eu-west-2.outscale.com, found "{endpoint}"'
 
 
+def from_environment(environ: Mapping[str, str], key: str) -> str:
+    """What the environment says; `key` is a name of Credentials."""
+    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
+
+
 def half_pair_problem(values: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
     """One key of the pair in the template, and the other nowhere that a build would look."""
     for here, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
-        if values.get(here) and not values.get(other) and not _from(environ, other):
+        if values.get(here) and not values.get(other) and not from_environment(environ, other):
             return f"{other}: required with {here}, and set neither here nor in the environment"
     return None
 
@@ -100,10 +112,10 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
     profile = _profile(config.profile, environ)
 
     def pick(template: str, key: str) -> str:
-        return template or _from(environ, key) or profile.get(key, "")
+        return template or from_environment(environ, key) or profile.get(key, "")
 
-    access_key = config.access_key or _from(environ, "access_key")
-    secret_key = config.secret_key or _from(environ, "secret_key")
+    access_key = config.access_key or from_environment(environ, "access_key")
+    secret_key = config.secret_key or from_environment(environ, "secret_key")
     where = "the template" if config.access_key and config.secret_key else "the environment"
     if bool(config.access_key) != bool(config.secret_key):
         where = "the template or the environment"
@@ -168,10 +180,6 @@ def _check_certificate(cert: str, key: str) -> None:
             f" ({getattr(error, 'reason', None) or error})",
             hint="" if key else "Set x509_key_path where the key is in a file of its own",
         ) from error
-
-
-def _from(environ: Mapping[str, str], key: str) -> str:
-    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
 
 
 def _truth(value: str) -> bool:

@@ -23,6 +23,7 @@ DEFAULT_CHROOT_MOUNTS = (
 DEFAULT_COPY_FILES = ("/etc/resolv.conf",)
 DEFAULT_COMMAND_WRAPPER = "{{.Command}}"
 DEFAULT_MOUNT_PATH = "/mnt/packer-amazon-chroot-volumes/{{.Device}}"
+DEFAULT_SCRATCH_VOLUME_TYPE = "gp2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,7 @@ class Config:
         " environment's `OSC_REGION` (or `OUTSCALE_REGION`), the profile file, then the VM's"
         " metadata.",
         default="",
+        check=checks.region,
     )
     skip_region_validation: bool = option(
         "Do not ask the API whether it knows the Region.", default=False
@@ -106,24 +108,27 @@ class Config:
         default=False,
     )
     vm_id: str = option(
-        "The id of the VM that packer runs on. Set it with `subregion` where the metadata service is"
-        " out of reach.",
+        "The id of the VM that packer runs on, for where its metadata service is out of reach. With"
+        " it the service is not asked; `region` is needed then.",
         default="",
         default_text="what the metadata service says",
+        check=checks.vm_id,
     )
     subregion: str = option(
         "The Subregion of the VM that packer runs on, such as `eu-west-2a`.",
         default="",
-        default_text="what the metadata service says",
+        default_text="what the metadata service or, with `vm_id`, the API says",
+        check=checks.subregion,
     )
     metadata_url: str = option(
         "The address of the VM's metadata service. The environment's `OSC_CHROOT_METADATA_URL` does"
         " the same.",
         default="",
         default_text="`http://169.254.169.254`",
+        check=checks.url,
     )
     skip_metadata_api_check: bool = option(
-        "Do not ask the metadata service for anything; `vm_id` and `subregion` are required then.",
+        "Do not ask the VM's metadata service; `vm_id` is required then.",
         default=False,
     )
     source_omi: str = option(
@@ -162,26 +167,33 @@ class Config:
         default="",
         default_text="`hvm`",
         older=("ami_virtualization_type",),
+        check=checks.virtualization_type,
     )
     omi_boot_modes: tuple[str, ...] = option(
         "The boot modes of the new OMI: `legacy`, `uefi` or both.",
         default=(),
         default_text="the source OMI's",
         single="boot_mode",
+        each=checks.boot_mode,
     )
     omi_product_codes: tuple[str, ...] = option(
         "The product codes of the new OMI.",
         default=(),
         default_text="the source OMI's",
         older=("product_codes", "ami_product_codes"),
+        each=checks.product_code,
     )
     omi_account_ids: tuple[str, ...] = option(
-        "The accounts that may launch VMs from the new OMI.", default=(), older=("ami_users",)
+        "The accounts that may launch VMs from the new OMI.",
+        default=(),
+        older=("ami_users",),
+        each=checks.account_id,
     )
     omi_groups: tuple[str, ...] = option(
         "The groups that may launch VMs from the new OMI. There is `all`, which makes it public.",
         default=(),
         older=("ami_groups",),
+        each=checks.group,
     )
     global_permission: bool = option(
         "Make the new OMI public, as `all` in `omi_groups` does.", default=False
@@ -190,49 +202,54 @@ class Config:
         "The accounts that may make volumes from the new OMI's snapshot.",
         default=(),
         older=("snapshot_users",),
+        each=checks.account_id,
     )
     snapshot_groups: tuple[str, ...] = option(
         "The groups that may make volumes from the new OMI's snapshot. There is `all`, which makes"
         " it public.",
         default=(),
+        each=checks.group,
     )
     omi_regions: tuple[str, ...] = option(
         "The Regions that the new OMI is wanted in. OUTSCALE copies within one Region only, so this"
         " can only hold the Region of the build.",
         default=(),
         older=("ami_regions",),
+        each=checks.region,
     )
     omi_block_device_mappings: tuple[BlockDevice, ...] = option(
-        "The block devices of VMs launched from the new OMI, beside those of the source OMI. One for"
-        " the root device changes its type, size, IOPS and deletion.",
+        "The block devices of VMs launched from the new OMI. They stand beside those of the source"
+        " OMI, or in place of those with the same name. One for the root device says how its volume"
+        " is to be made from the new snapshot.",
         default=(),
         older=("ami_block_device_mappings",),
     )
     launch_block_device_mappings: tuple[BlockDevice, ...] = option(
-        "The block devices of a VM that is launched for the build. This builder launches none.",
+        "The block devices of a VM launched for the build. This builder launches none: they are"
+        " checked, and ignored with a warning.",
         default=(),
     )
     tags: Mapping[str, str] | None = option(
         "Tags of the new OMI. Keys and values are templates.",
         fields=BUILD_FIELDS,
-        check=checks.tags,
         block="tag",
         pair=Tag,
+        each=checks.tag,
     )
     snapshot_tags: Mapping[str, str] | None = option(
         "Tags of the new OMI's snapshot, beside those of the OMI; where both have a key, these win."
         " Keys and values are templates.",
         fields=BUILD_FIELDS,
-        check=checks.tags,
         block="snapshot_tag",
         pair=Tag,
+        each=checks.tag,
     )
     root_volume_tags: Mapping[str, str] | None = option(
         "Tags of the volume that is built on. Keys and values are templates.",
         fields=BUILD_FIELDS,
-        check=checks.tags,
         block="root_volume_tag",
         pair=Tag,
+        each=checks.tag,
     )
     root_volume_size: int = option(
         "The size of the root volume, in GiB. It cannot be smaller than the source OMI's.",
@@ -250,11 +267,13 @@ class Config:
         "The IOPS of a root volume of the type `io1`.",
         default=0,
         default_text="the source OMI's, where its root is `io1` too",
+        check=checks.iops,
     )
     root_device_name: str = option(
-        "With `from_scratch`: which of `omi_block_device_mappings` is the root device. OUTSCALE"
-        " registers it as `/dev/sda1` whatever its name here.",
+        "Which of `omi_block_device_mappings` is the root device. OUTSCALE registers it as"
+        " `/dev/sda1` whatever its name here.",
         default="",
+        check=checks.mapped_device,
     )
     mount_path: str = option(
         "Where the root filesystem is mounted on this VM. `{{.Device}}` is the disk's name, such"
@@ -272,19 +291,19 @@ class Config:
     mount_options: tuple[str, ...] = option(
         "Options for mounting the root filesystem, each given to `mount` with `-o`.",
         default=(),
-        check=checks.options_to_mount,
+        each=checks.mount_option,
     )
     chroot_mounts: tuple[tuple[str, ...], ...] | None = option(
         "What to mount inside the chroot: lists of a filesystem type, a source and a mount point."
         " The type `bind` binds a directory of this VM. An empty list means the default.",
         default_text="`/proc`, `/sys`, `/dev` (bound), `/dev/pts`, `/proc/sys/fs/binfmt_misc`",
-        check=checks.mount_triples,
+        each=checks.mount_triple,
     )
     copy_files: tuple[str, ...] | None = option(
         "Files and folders of this VM that stand at the same path in the chroot while provisioners"
         " run. What the image had there is put back afterwards. An empty list copies nothing.",
         default_text="`/etc/resolv.conf`, and nothing with `from_scratch`",
-        check=checks.absolute_paths,
+        each=checks.file_to_copy,
     )
     command_wrapper: str = option(
         "A template around each command that needs privileges, mounts and copies included, such as"
@@ -294,15 +313,17 @@ class Config:
         check=checks.command_wrapper,
     )
     device_path: str = option(
-        "The device name to link the volume as, and the path where it is found.",
+        "The device name to link the volume as. Its disk is found under whatever name this VM gives"
+        " it.",
         default="",
-        default_text="a free one, found by itself",
+        default_text="a free one",
         check=checks.device,
     )
     nvme_device_path: str = option(
         "The path of the disk on this VM, where it is not found by itself: `/dev/nvme1n1`. Needs"
         " `device_path` only where the volume is to be linked under a certain name.",
         default="",
+        check=checks.disk_path,
     )
     pre_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the volume is linked and before it is mounted."
@@ -330,17 +351,24 @@ class Config:
         " uses them.",
         default=False,
     )
-    volume_timeout: float = option("The longest wait for a volume to be created.", default=900.0)
+    volume_timeout: float = option(
+        "The longest wait for a volume to be created.", default=900.0, check=checks.duration
+    )
     link_timeout: float = option(
-        "The longest wait for the volume to be linked, and to be unlinked.", default=300.0
+        "The longest wait for the volume to be linked, and to be unlinked.",
+        default=300.0,
+        check=checks.duration,
     )
     snapshot_timeout: float = option(
-        "The longest wait for the snapshot to be complete.", default=4 * 3600.0
+        "The longest wait for the snapshot to be complete.",
+        default=4 * 3600.0,
+        check=checks.duration,
     )
     image_timeout: float = option(
         "The longest wait for an OMI to be available; that of a source OMI which is copied first"
         " too.",
         default=3600.0,
+        check=checks.duration,
     )
     packer: Packer = dataclasses.field(default_factory=Packer)
 

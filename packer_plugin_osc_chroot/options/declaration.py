@@ -1,7 +1,7 @@
 """How options are declared: the field metadata of `config.Config`, and what is derived from it.
 
 An option is one field of a frozen dataclass, made with `option(…)`; its annotation is its type. From
-these come decoding (`decode.py`), the config spec that the shim embeds and the reference page
+these come decoding (`tables.py`), the config spec that the shim embeds and the reference page
 (`generate.py`), the late-template list and the redaction list. Nothing else declares an option.
 A field whose type is such a dataclass itself, or a tuple of them, is a nested block.
 """
@@ -10,11 +10,20 @@ import dataclasses
 import enum
 import functools
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 Check = Callable[[Any], str | None]
-"""Looks at a decoded value; returns what is wrong with it ("must be …, found …"), or None."""
+"""Looks at a decoded value; returns what is wrong with it ("must be …, found …"), or None. It is not
+asked about a value that core does not know yet."""
+
+
+class Block:
+    """What the dataclass of a nested block derives from."""
+
+    def problems(self) -> Iterable[tuple[str, str]]:
+        """What is wrong with its options together: the name of one, and what is wrong."""
+        return ()
 
 
 class Kind(enum.Enum):
@@ -63,7 +72,8 @@ _KINDS: Mapping[object, Kind] = {
 class Option:
     """One row of a table.
 
-    `table` holds the rows of a nested block. `late`: rendered during the build, when its data is
+    `table` holds the rows of a nested block. `check` looks at the value, `each` at every item of a
+    list, or at every pair of a map's key and value. `late`: rendered during the build, when its data is
     known; at Prepare it is tried with made-up data. `fields`: what it may refer to then.
     `secret`: never shown. `default_text`: the default in the user's words, where `default` alone
     does not say it. `older`: former names, accepted with a warning. `single`: a name that takes one
@@ -73,7 +83,7 @@ class Option:
 
     name: str
     kind: Kind
-    table: type | None
+    table: type[Block] | None
     doc: str
     default: Any
     default_text: str
@@ -82,10 +92,11 @@ class Option:
     fields: tuple[str, ...]
     secret: bool
     check: Check | None
+    each: Check | None
     older: tuple[str, ...]
     single: str
     block: str
-    pair: type | None
+    pair: type[Block] | None
 
     @property
     def spellings(self) -> Iterator["Spelling"]:
@@ -105,7 +116,7 @@ class Spelling:
 
     name: str
     kind: Kind
-    table: type | None
+    table: type[Block] | None
     is_older: bool = False
 
 
@@ -118,10 +129,11 @@ def option(
     fields: tuple[str, ...] = (),
     secret: bool = False,
     check: Check | None = None,
+    each: Check | None = None,
     older: tuple[str, ...] = (),
     single: str = "",
     block: str = "",
-    pair: type | None = None,
+    pair: type[Block] | None = None,
 ) -> Any:
     """A dataclass field that is an option. `doc` is its text in the reference page (Markdown)."""
     metadata = {
@@ -133,6 +145,7 @@ def option(
         "fields": fields,
         "secret": secret,
         "check": check,
+        "each": each,
         "older": older,
         "single": single,
         "block": block,
@@ -143,9 +156,13 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-@functools.cache
 def options_of(table: type) -> Sequence[Option]:
     """The rows of a table, in the order of its fields."""
+    return _rows(table)
+
+
+@functools.cache
+def _rows(table: Any) -> Sequence[Option]:
     hints = typing.get_type_hints(table)
     rows = []
     for field in dataclasses.fields(table):
@@ -156,12 +173,12 @@ def options_of(table: type) -> Sequence[Option]:
     return tuple(rows)
 
 
-def _kind_of(hint: object) -> tuple[Kind, type | None]:
+def _kind_of(hint: object) -> tuple[Kind, type[Block] | None]:
     args = [arg for arg in typing.get_args(hint) if arg is not type(None)]
     if type(None) in typing.get_args(hint) and len(args) == 1:
         (hint,) = args
     if kind := _KINDS.get(hint):
         return kind, None
-    if isinstance(hint, type):
+    if isinstance(hint, type) and issubclass(hint, Block):
         return Kind.BLOCK, hint
     return Kind.BLOCKS, args[0]

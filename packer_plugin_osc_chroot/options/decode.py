@@ -5,11 +5,11 @@ that; the rules here are theirs (mapstructure's weak decoding), except that a nu
 is refused where a whole one is wanted. HCL2 values arrive already typed by core.
 """
 
-import difflib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Mapping
 from typing import Any
 
-from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
+from packer_plugin_osc_chroot.options.declaration import Kind
 from packer_plugin_osc_chroot.options.duration import parse_duration
 from packer_plugin_osc_chroot.options.report import Report
 
@@ -20,6 +20,23 @@ _TRUE = {"1", "t", "T", "true", "TRUE", "True"}
 _FALSE = {"", "0", "f", "F", "false", "FALSE", "False"}
 
 
+def load_json(text: str | bytes) -> Any:
+    """What the shim sends, whole numbers of any length included: beyond floats' range, infinite."""
+    return json.loads(text, parse_int=lambda digits: (int if len(digits) < 300 else float)(digits))
+
+
+def holds_unknown(value: object) -> bool:
+    """Whether something that core does not know yet is in a decoded value."""
+    match value:
+        case str():
+            return UNKNOWN in value
+        case tuple():
+            return any(holds_unknown(item) for item in value)
+        case Mapping():
+            return any(holds_unknown(item) for pair in value.items() for item in pair)
+    return False
+
+
 def describe(value: object) -> str:
     """A value in the words of an error: its kind and, where short, itself."""
     match value:
@@ -28,9 +45,10 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return f'"{value}"' if len(value) <= 40 else f'"{value[:37]}…"'
+            return f'"{_shortened(value)}"'
         case int() | float():
-            return f"the number {value:g}" if isinstance(value, float) else f"the number {value}"
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            return f"the number {_shortened(shown)}"
         case list():
             return "a list"
         case dict():
@@ -38,12 +56,15 @@ def describe(value: object) -> str:
     return type(value).__name__
 
 
-def decode(kind: Kind, value: object, path: str, report: Report, table: type | None = None) -> Any:
-    """The value as its kind's Python type: str, bool, int, seconds, tuples, a dict of strings, or an
-    instance of `table` (a tuple of them for BLOCKS).
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:36]}…"
+
+
+def decode(kind: Kind, value: object, path: str, report: Report) -> Any:
+    """The value as its kind's Python type: str, bool, int, seconds, tuples, or a dict of strings.
 
     What is wrong goes to the report, and something of the right type is returned; None where the
-    value says that nothing is set. A None given must be handled by the caller.
+    value says that nothing is set. A None given must be handled by the caller, and so must blocks.
     """
     match kind:
         case Kind.STRING:
@@ -60,79 +81,11 @@ def decode(kind: Kind, value: object, path: str, report: Report, table: type | N
             return _tuples(value, path, report)
         case Kind.STRING_MAP:
             return _string_map(value, path, report)
-        case Kind.BLOCK:
-            return _block(value, path, report, table)
-        case Kind.BLOCKS:
-            return _blocks(value, path, report, table)
+    raise AssertionError(f"{kind} is no kind of a single value")
 
 
-def decode_rows(
-    rows: Sequence[Option], raw: Mapping[str, Any], path: str, report: Report
-) -> dict[str, Any]:
-    """What `raw` holds for the rows of a table, by the rows' own names; `path` leads to `raw`.
-
-    Names that no row has are errors. A row that is not given is not in the result.
-    """
-    prefix = f"{path}." if path else ""
-    _report_unknown(rows, raw, prefix, report)
-    values: dict[str, Any] = {}
-    for row in rows:
-        given = [
-            (spelling, raw[spelling.name])
-            for spelling in row.spellings
-            if _is_given(raw.get(spelling.name), spelling.kind)
-        ]
-        for spelling, _ in given:
-            if spelling.is_older:
-                report.warn(
-                    f"{prefix}{spelling.name}", f"the older spelling of {row.name}: write that"
-                )
-        firm = [each for each in given if each[0].name != row.block]
-        if len(firm) > 1:
-            names = " and ".join(f"{prefix}{spelling.name}" for spelling, _ in firm)
-            report.error(
-                f"{prefix}{firm[1][0].name}",
-                f"{names} mean the same; give {prefix}{row.name} only",
-            )
-            continue
-        for spelling, value in given:
-            place = f"{prefix}{spelling.name}"
-            found = decode(spelling.kind, value, place, report, spelling.table)
-            if spelling.name == row.single:
-                found = (found,) if found else ()
-            elif spelling.name == row.block:
-                found = {**values.get(row.name, {}), **_pairs(row, found)}
-            if found is not None:
-                values[row.name] = found
-    return values
-
-
-def _is_given(value: object, kind: Kind) -> bool:
-    # HCL2 gives an empty list for a block that is not there.
-    return value is not None and not (kind is Kind.BLOCKS and value == [])
-
-
-def _pairs(row: Option, blocks: Sequence[Any]) -> dict[str, str]:
-    """Blocks of a key and a value, as a map."""
-    assert row.pair is not None, "a row with a block has its table"
-    key, value = (inner.name for inner in options_of(row.pair))
-    return {getattr(block, key): getattr(block, value) for block in blocks}
-
-
-def _report_unknown(
-    rows: Sequence[Option], raw: Mapping[str, Any], prefix: str, report: Report
-) -> None:
-    known = [spelling.name for row in rows for spelling in row.spellings]
-    for name in sorted(raw):
-        if name in known or (not prefix and name.startswith("packer_")):
-            continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f'did you mean "{near[0]}"?' if near else "see the documentation for what there is"
-        report.error(f"{prefix}{name}", f"unknown option; {hint}")
-
-
-def _wrong(expected: str, value: object, path: str, report: Report) -> None:
-    report.error(path, f"expected {expected}, found {describe(value)}")
+def wrong_type(kind: Kind, value: object, path: str, report: Report) -> None:
+    report.error(path, f"expected {kind.value}, found {describe(value)}")
 
 
 def _string(value: object, path: str, report: Report) -> str:
@@ -145,7 +98,7 @@ def _string(value: object, path: str, report: Report) -> str:
             return str(value)
         case float():
             return str(int(value)) if value.is_integer() else repr(value)
-    _wrong(Kind.STRING.value, value, path, report)
+    wrong_type(Kind.STRING, value, path, report)
     return ""
 
 
@@ -159,7 +112,7 @@ def _bool(value: object, path: str, report: Report) -> bool:
             return True
         case str() if value in _FALSE or value == UNKNOWN:
             return False
-    _wrong(Kind.BOOL.value, value, path, report)
+    wrong_type(Kind.BOOL, value, path, report)
     return False
 
 
@@ -182,7 +135,7 @@ def _int(value: object, path: str, report: Report) -> int:
                 return int(value, 0)
             except ValueError:
                 pass
-    _wrong(Kind.INT.value, value, path, report)
+    wrong_type(Kind.INT, value, path, report)
     return 0
 
 
@@ -191,7 +144,7 @@ def _duration(value: object, path: str, report: Report) -> float | None:
         return None
     seconds = parse_duration(value) if isinstance(value, str) else None
     if seconds is None:
-        _wrong(Kind.DURATION.value, value, path, report)
+        wrong_type(Kind.DURATION, value, path, report)
     return seconds
 
 
@@ -202,7 +155,7 @@ def _strings(value: object, path: str, report: Report) -> tuple[str, ...]:
         case list():
             return tuple(_string(item, f"{path}[{i}]", report) for i, item in enumerate(value))
         case dict():
-            _wrong(Kind.STRINGS.value, value, path, report)
+            wrong_type(Kind.STRINGS, value, path, report)
             return ()
     return (_string(value, path, report),)
 
@@ -211,14 +164,14 @@ def _tuples(value: object, path: str, report: Report) -> tuple[tuple[str, ...], 
     if value == UNKNOWN:
         return ()
     if not isinstance(value, list):
-        _wrong(Kind.TUPLES.value, value, path, report)
+        wrong_type(Kind.TUPLES, value, path, report)
         return ()
     tuples = []
     for i, item in enumerate(value):
         if isinstance(item, list):
             tuples.append(_strings(item, f"{path}[{i}]", report))
         else:
-            _wrong(Kind.STRINGS.value, item, f"{path}[{i}]", report)
+            wrong_type(Kind.STRINGS, item, f"{path}[{i}]", report)
     return tuple(tuples)
 
 
@@ -232,30 +185,6 @@ def _string_map(value: object, path: str, report: Report) -> dict[str, str]:
     if value == UNKNOWN or value == "":
         return {}
     if not isinstance(value, dict):
-        _wrong(Kind.STRING_MAP.value, value, path, report)
+        wrong_type(Kind.STRING_MAP, value, path, report)
         return {}
     return {str(key): _string(item, f"{path}.{key}", report) for key, item in value.items()}
-
-
-def _block(value: object, path: str, report: Report, table: type | None) -> Any:
-    assert table is not None, "a block has a table"
-    if value == UNKNOWN:
-        return None
-    if not isinstance(value, dict):
-        _wrong(Kind.BLOCK.value, value, path, report)
-        return None
-    given = {key: item for key, item in value.items() if item is not None}
-    return table(**decode_rows(options_of(table), given, path, report))
-
-
-def _blocks(value: object, path: str, report: Report, table: type | None) -> tuple[Any, ...]:
-    if value == UNKNOWN or value == "":
-        return ()
-    if isinstance(value, dict):
-        # Weak decoding: one is a list of one.
-        value = [value] if value else []
-    if not isinstance(value, list):
-        _wrong(Kind.BLOCKS.value, value, path, report)
-        return ()
-    blocks = [_block(item, f"{path}[{i}]", report, table) for i, item in enumerate(value)]
-    return tuple(block for block in blocks if block is not None)

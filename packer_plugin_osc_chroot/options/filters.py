@@ -10,8 +10,6 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from packer_plugin_osc_chroot.options.decode import UNKNOWN
-
 TAG_PREFIX = "tag:"
 """`tag:KEY` selects by the value of one tag."""
 
@@ -145,26 +143,26 @@ def wanted_tags(filters: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def filter_problems(filters: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Each wrong filter's name, and what is wrong with it."""
-    problems = []
-    taken: dict[str, str] = {}
-    for name, value in filters.items():
-        if UNKNOWN in name:
+def filter_problem(pair: tuple[str, str]) -> str | None:
+    """What is wrong with a filter's name or value, or None."""
+    try:
+        api_filter(*pair)
+    except FilterProblem as problem:
+        return str(problem)
+    return None
+
+
+def repeated_filter(filters: Mapping[str, str]) -> str | None:
+    """What is wrong where two names of one filter are given, which must both match: or None."""
+    names: dict[str, str] = {}
+    for name in filters:
+        if name.startswith(TAG_PREFIX) or name not in _BY_NAME:
             continue
-        try:
-            key = _find(name).name
-            if UNKNOWN not in value:
-                api_filter(name, value)
-        except FilterProblem as problem:
-            problems.append((name, str(problem)))
-            continue
-        if name.startswith(TAG_PREFIX):
-            continue
-        if key in taken:
-            problems.append((name, f"means the same as {taken[key]}; give one of them"))
-        taken[key] = name
-    return problems
+        api_name = _BY_NAME[name].name
+        if api_name in names:
+            return f'"{names[api_name]}" and "{name}" are the same filter; give one of them'
+        names[api_name] = name
+    return None
 
 
 def _find(name: str) -> ApiFilter:

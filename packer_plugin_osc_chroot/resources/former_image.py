@@ -10,6 +10,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map, create_tags
 from packer_plugin_osc_chroot.cloud.wait import sent_once
 from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
+from packer_plugin_osc_chroot.journal.effects import snapshots_of
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.image import (
     Json,
@@ -19,7 +20,6 @@ from packer_plugin_osc_chroot.resources.image import (
     images_named,
     parse_request,
     read_image,
-    snapshots_of,
     wait_for_image,
 )
 from packer_plugin_osc_chroot.resources.removal import Attempt
@@ -67,9 +67,10 @@ def _deregister(cloud: Cloud, image: Json, *, phases: Phases, token: CancelToken
     attempt = Attempt(resource_id=image_id)
     draft = phases.draft(
         "deregistered OMI",
-        lambda: _bring_back(cloud, image, attempt, ui=ui),
+        lambda: bring_back(cloud, image, attempt, ui=ui),
         describe=lambda: _lost(image) if attempt.may_stand else "",
     )
+    cloud.journal.deregistering(image)
     with draft, attempt.sending():
         delete_image(cloud, image_id, token=token)
 
@@ -82,11 +83,13 @@ def _lost(image: Json) -> str:
     )
 
 
-def _bring_back(cloud: Cloud, image: Json, attempt: Attempt, *, ui: Ui) -> None:
+def bring_back(
+    cloud: Cloud, image: Json, attempt: Attempt, *, ui: Ui, token: CancelToken | None = None
+) -> None:
     """Register it again from its snapshots, as it was but for the id. Raises UndoError."""
     if not attempt.may_stand:
         return
-    token = undo_token()
+    token = token or undo_token()
     name, image_id = image.get("ImageName"), str(image["ImageId"])
     ui.say(f'Registering the former OMI "{name}" again...')
     try:
@@ -95,6 +98,7 @@ def _bring_back(cloud: Cloud, image: Json, attempt: Attempt, *, ui: Ui) -> None:
             ui.message(f"OMI {image_id} was not deregistered")
             return
         _give_back(cloud, image, again, token=token, ui=ui)
+        cloud.journal.returned(image_id, again)
     except BuildError as error:
         raise UndoError(
             f'the former OMI "{name}" ({image_id}) is not registered again as it was:'

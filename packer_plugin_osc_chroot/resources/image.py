@@ -11,6 +11,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import snapshots_of
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
@@ -182,17 +183,7 @@ def register_image(
     """
     ui.say(f'Registering OMI "{request.name}"...')
     attempt = Attempt()
-
-    removal = Removal(
-        kind="OMI",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed=f'named "{request.name}"',
-        find=lambda undo: find_by_snapshot(
-            cloud, request.name, account_id, snapshot_id, token=undo
-        ),
-        delete=lambda key, undo: delete_image(cloud, key, token=undo),
-    )
+    removal = image_removal(cloud, request.name, account_id, snapshot_id)
 
     def send() -> str:
         body = request.body(snapshot_id)
@@ -210,6 +201,18 @@ def register_image(
         attempt.resource_id = sent_once(send, find, token=token)
     ui.message(f"OMI: {attempt.resource_id}")
     return attempt.resource_id
+
+
+def image_removal(cloud: Cloud, name: str, account_id: str, snapshot_id: str) -> Removal:
+    """How an image goes that was made with that name from that snapshot."""
+    return Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'named "{name}"',
+        find=lambda undo: find_by_snapshot(cloud, name, account_id, snapshot_id, token=undo),
+        delete=lambda key, undo: delete_image(cloud, key, token=undo),
+    )
 
 
 def create_image(cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelToken) -> str:
@@ -247,12 +250,6 @@ def delete_image(cloud: Cloud, image_id: str, *, token: CancelToken) -> None:
         is_done=lambda: read_image(cloud, image_id, token=token) is None,
         token=token,
     )
-
-
-def snapshots_of(image: Json) -> list[str]:
-    """The snapshots that an image's mappings name."""
-    bsus = [mapping.get("Bsu") or {} for mapping in image.get("BlockDeviceMappings") or ()]
-    return [str(bsu["SnapshotId"]) for bsu in bsus if bsu.get("SnapshotId")]
 
 
 def find_by_snapshot(

@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden, is_missing
 from packer_plugin_osc_chroot.cloud.wait import sent_once
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import snapshots_of
 from packer_plugin_osc_chroot.resources.image import (
     SourceImage,
     create_image,
@@ -21,7 +22,6 @@ from packer_plugin_osc_chroot.resources.image import (
     images_named,
     parse_source,
     read_image,
-    snapshots_of,
     wait_for_image,
 )
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
@@ -96,25 +96,13 @@ def copied_image(
     # Unique, so that a copy whose id was never told can be found by it.
     name = f"packer-copy-of-{source.image_id}-{uuid.uuid4()}"
     attempt = Attempt()
-    snapshot_ids: list[str] = []
-    removal = Removal(
-        kind=f"copy of OMI {source.image_id}:",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed=f'the OMI named "{name}"',
-        find=lambda undo: _find_named(cloud, name, token=undo),
-        delete=lambda key, undo: _delete_copy(cloud, key, snapshot_ids, token=undo),
-    )
     body = {
         "ImageName": name,
         "SourceImageId": source.image_id,
         "SourceRegionName": cloud.region,
         "Description": f"Temporary copy of {source.image_id}, made by packer",
     }
-    with ExitStack() as undo_all:
-        # Last in, first out: the snapshots can go only after their image.
-        undo_all.callback(_remove_snapshots, cloud, snapshot_ids, ui=ui)
-        undo_all.callback(removal.run, attempt, ui=ui)
+    try:
         with attempt.sending():
             attempt.resource_id = sent_once(
                 lambda: create_image(cloud, body, name_is_new=True, token=token),
@@ -123,7 +111,36 @@ def copied_image(
             )
         ui.message(f"Copy: {attempt.resource_id}")
         shown = wait_for_image(cloud, attempt.resource_id, timeout=timeout, token=token, ui=ui)
+        for snapshot_id in snapshots_of(shown):
+            cloud.journal.owns_snapshot(snapshot_id)
         yield parse_source(shown)
+    finally:
+        remove_copy(cloud, source.image_id, name, attempt, ui=ui)
+
+
+def remove_copy(
+    cloud: Cloud,
+    source_id: str,
+    name: str,
+    attempt: Attempt,
+    *,
+    ui: Ui,
+    token: CancelToken | None = None,
+) -> None:
+    """Remove the copy of an OMI that was to have that name, and its snapshots. Raises UndoError."""
+    snapshot_ids: list[str] = []
+    removal = Removal(
+        kind=f"copy of OMI {source_id}:",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'the OMI named "{name}"',
+        find=lambda undo: _find_named(cloud, name, token=undo),
+        delete=lambda key, undo: _delete_copy(cloud, key, snapshot_ids, token=undo),
+    )
+    with ExitStack() as undo_all:
+        # Last in, first out: the snapshots can go only after their image.
+        undo_all.callback(_remove_snapshots, cloud, snapshot_ids, ui=ui)
+        undo_all.callback(removal.run, attempt, ui=ui, token=token)
 
 
 def _find_named(cloud: Cloud, name: str, *, token: CancelToken) -> str | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from packer_plugin_osc_chroot.options.declaration import Kind
-from packer_plugin_osc_chroot.options.decode import UNKNOWN, decode
+from packer_plugin_osc_chroot.options.decode import UNKNOWN, decode, load_json
 from packer_plugin_osc_chroot.options.report import Report
 
 
@@ -58,3 +58,10 @@ def test_refused(kind: Kind, value: object, path: str, text: str) -> None:
     report = Report()
     decode(kind, value, "option", report)
     assert report.errors == [f"option{path}: {text}"]
+
+
+@pytest.mark.parametrize(("digits", "shown"), [("9" * 200, "9" * 36 + "…"), ("9" * 6000, "inf")])
+def test_a_huge_number_is_no_crash(digits: str, shown: str) -> None:
+    report = Report()
+    decode(Kind.DURATION, load_json(digits), "option", report)
+    assert report.errors[0].endswith(f"found the number {shown}")
