@@ -23,6 +23,9 @@ FOUND_PACKER := $(shell CHECKPOINT_DISABLE=1 packer version </dev/null 2>/dev/nu
 	grep -q '^Packer v' && command -v packer)
 PACKER = $(or $(FOUND_PACKER),build/tools/packer)
 DEBIAN_IMAGE := build/images/debian-12.raw
+# The Ansible provisioner, and the Ansible that it runs.
+ANSIBLE := build/tools/packer-plugin-ansible build/ansible/.installed
+BOOTABLE := build/images/bootable.raw build/images/bootable.tar.zst
 
 PYTHON_SOURCES := $(shell find packer_plugin_osc_chroot -name '*.py')
 GO_SOURCES := shim/go.mod shim/go.sum shim/internal/components/components.json \
@@ -74,7 +77,7 @@ lint: $(VENV)/.installed ## Formatting, linters, types
 	$(GO) -C shim vet ./...
 	@if command -v shellcheck >/dev/null; then echo shellcheck; \
 	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image \
-	        scripts/check-generated .ci/run; \
+	        scripts/bootable-image scripts/check-generated .ci/run; \
 	else echo 'shellcheck is not installed: the shell scripts were not linted'; fi
 
 .PHONY: check-generated
@@ -85,23 +88,28 @@ check-generated: $(VENV)/.installed ## Fail where a generated file is not what i
 test: | check-test ## Everything: lint, generated files, Go and Python tests; no test may be skipped
 	@$(MAKE) lint check-generated test-go
 	@$(MAKE) test-python
+	@$(MAKE) test-vm
 
 .PHONY: test-go
 test-go: | check-build ## The shim's tests, with the race detector
 	$(GO) -C shim test -race ./...
 
 .PHONY: test-python
-test-python: $(VENV)/.installed build packer | check-test ## All Python tests: unit, root and end-to-end
+test-python: $(VENV)/.installed build packer $(DEBIAN_IMAGE) $(ANSIBLE) | check-test ## The Python tests: unit, root and end-to-end
 ifeq ($(AS_ROOT),)
-	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER)
+	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER) -m 'not vm'
 else
-	$(IN_VENV) -m pytest --no-skips -m 'not root and not e2e'
+	$(IN_VENV) -m pytest --no-skips -m 'not root and not e2e and not vm'
 	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) -m 'root or e2e'
 endif
 
+.PHONY: test-vm
+test-vm: $(VENV)/.installed build packer $(BOOTABLE) | check-vm ## Builds in a VM that QEMU runs, and their OMIs booted
+	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER) tests/vm
+
 .PHONY: test-unit
 test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a build
-	$(IN_VENV) -m pytest -m 'not root and not e2e'
+	$(IN_VENV) -m pytest -m 'not root and not e2e and not vm'
 
 .PHONY: chaos
 chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point (CHAOS=0.5: half; SEED=…)
@@ -122,6 +130,7 @@ CASES = 5000
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml
 	$(LOCK) --extra=dev --constraint=requirements/run.txt --output-file=requirements/dev.txt pyproject.toml
+	$(LOCK) --output-file=requirements/ansible.txt requirements/ansible.in
 
 # Lock files name versions and hashes; where they come from is each machine's own configuration.
 LOCK = CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/pip-compile --quiet --strip-extras \
@@ -134,8 +143,8 @@ clean: ## Remove everything that was made here, the virtualenv included
 	find packer_plugin_osc_chroot tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What must be on the machine, said before long work and all at once.
-.PHONY: check-build check-test check-demo
-check-build check-test check-demo:
+.PHONY: check-build check-test check-vm check-demo
+check-build check-test check-vm check-demo:
 	@scripts/check-machine $(@:check-%=%)
 
 $(VENV)/.installed: requirements/dev.txt | check-build
@@ -162,5 +171,19 @@ build/tools/packer: tests/packer/go.mod tests/packer/go.sum | check-build
 	@echo 'There is no packer on PATH: building one (some minutes the first time)'
 	$(GO) -C tests/packer build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer
 
+build/tools/packer-plugin-ansible: tests/packer-plugin-ansible/go.mod tests/packer-plugin-ansible/go.sum | check-build
+	@echo 'Building the Ansible provisioner for the tests'
+	$(GO) -C tests/packer-plugin-ansible build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer-plugin-ansible
+
+build/ansible/.installed: requirements/ansible.txt | check-build
+	@echo 'Installing Ansible in build/ansible for the tests'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
+	@touch $@
+
 $(DEBIAN_IMAGE): scripts/debian-image | check-demo
 	$(AS_ROOT) scripts/debian-image $@
+
+# The plugin that makes it may be an older one: the tests that follow use the new one.
+$(BOOTABLE) &: scripts/bootable-image examples/from-scratch.pkr.hcl | build packer check-vm
+	$(AS_ROOT) scripts/bootable-image dist/$(PLUGIN) $(PACKER) $(BOOTABLE)
