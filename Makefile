@@ -72,6 +72,7 @@ lint: $(VENV)/.installed ## Formatting, linters, types
 	@unformatted=$$(gofmt -l shim tests); test -z "$$unformatted" || \
 	    { echo "gofmt would change (make generate does it): $$unformatted"; exit 1; }
 	$(GO) -C shim vet ./...
+	$(GO) -C tests/actionlint tool actionlint $(addprefix ../../,$(wildcard .github/workflows/*.yml))
 	@if command -v shellcheck >/dev/null; then echo shellcheck; \
 	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image \
 	        scripts/check-generated .ci/run; \

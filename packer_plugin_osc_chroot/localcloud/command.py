@@ -19,7 +19,7 @@ _DESCRIPTION = "A simulated OUTSCALE Region on this machine: no account, no cost
 def main(argv: list[str]) -> int:
     """Run the command line `argv` (less the program's name); the exit status."""
     options_argv, command = _split(argv)
-    options = _parser().parse_args(options_argv)
+    options = parser().parse_args(options_argv)
     try:
         status: int = options.follow(options, command)
         return status
@@ -42,12 +42,12 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(argv[:at]), list(argv[at + 1 :])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION)
-    actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION)
+    actions = made.add_subparsers(metavar="ACTION", dest="action", required=True)
     for add in (add_run, add_serve, add_status, add_export, add_clean):
         add(actions)
-    return parser
+    return made
 
 
 if __name__ == "__main__":
