@@ -15,6 +15,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)")
 
 PLUGIN := packer-plugin-osc-chroot
+# Whose repository releases are in: Packer installs them from github.com/OWNER/osc-chroot.
+OWNER ?= $(shell sed -n 's/^OWNER = "\(.*\)"/\1/p' packer_plugin_osc_chroot/version.py)
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
 BUNDLE := shim/internal/bundle/bundle.tar.zst
@@ -23,6 +25,7 @@ FOUND_PACKER := $(shell CHECKPOINT_DISABLE=1 packer version </dev/null 2>/dev/nu
 	grep -q '^Packer v' && command -v packer)
 PACKER = $(or $(FOUND_PACKER),build/tools/packer)
 DEBIAN_IMAGE := build/images/debian-12.raw
+DEBIAN_ROOTS := bullseye bookworm trixie
 
 PYTHON_SOURCES := $(shell find packer_plugin_osc_chroot -name '*.py')
 GO_SOURCES := shim/go.mod shim/go.sum shim/internal/components/components.json \
@@ -74,7 +77,7 @@ lint: $(VENV)/.installed ## Formatting, linters, types
 	$(GO) -C shim vet ./...
 	$(GO) -C tests/actionlint tool actionlint $(addprefix ../../,$(wildcard .github/workflows/*.yml))
 	@if command -v shellcheck >/dev/null; then echo shellcheck; \
-	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image \
+	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image scripts/debian-root \
 	        scripts/check-generated .ci/run; \
 	else echo 'shellcheck is not installed: the shell scripts were not linted'; fi
 
@@ -103,6 +106,15 @@ endif
 .PHONY: test-unit
 test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a build
 	$(IN_VENV) -m pytest -m 'not root and not e2e'
+
+.PHONY: test-distributions
+test-distributions: dist/$(PLUGIN) packer | check-demo ## The plugin in root file systems of Debian 11 to 13 (not in `make test`)
+	@$(MAKE) $(DEBIAN_ROOTS:%=build/roots/%)
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) tests/distributions.py
+
+.PHONY: release
+release: $(VENV)/.installed ## VERSION=X.Y.Z: dist/release, all files of a release, the same bytes each time
+	@$(IN_VENV) scripts/release.py --version='$(VERSION)' --owner='$(OWNER)' --output=dist/release
 
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
@@ -148,5 +160,11 @@ build/tools/packer: tests/packer/go.mod tests/packer/go.sum | check-build
 	@echo 'There is no packer on PATH: building one (some minutes the first time)'
 	$(GO) -C tests/packer build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer
 
-$(DEBIAN_IMAGE): scripts/debian-image | check-demo
+$(DEBIAN_IMAGE): scripts/debian-image scripts/debian-root | check-demo
 	$(AS_ROOT) scripts/debian-image $@
+
+build/roots/%: scripts/debian-root | check-demo
+	@echo 'Making a root file system of Debian $* (about a minute; once)'
+	@mkdir -p $(@D)
+	$(AS_ROOT) scripts/debian-root $* $@
+	@touch $@

@@ -79,6 +79,9 @@ func run(arguments []string) error {
 	if err != nil {
 		return err
 	}
+	if err := service.Check(argv, set.Version); err != nil {
+		return err
+	}
 	return become(argv, os.Environ())
 }
 
@@ -106,7 +109,7 @@ func start(set components.Set, arguments []string) error {
 	// The SDK takes care of SIGINT only once Packer is connected. It is not set to be ignored, since
 	// that would be inherited.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
-	python := service.Start(service.Locate)
+	python := service.Start(set.Version, service.Locate)
 	plugins, builders := register(set, python)
 
 	// The service undoes what it did without us; Packer must not be made to wait for that.

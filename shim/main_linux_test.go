@@ -99,6 +99,14 @@ func TestStartedByHand(t *testing.T) {
 	}
 }
 
+func TestCommandsWithoutThePackage(t *testing.T) {
+	// A probe ends with 93 where the package is not found.
+	output, err := pluginCommand(t, `[ "$1" != -c ] || exit 93`, "localcloud").CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "has no package packer_plugin_osc_chroot: install the wheel") {
+		t.Errorf("%v: %s", err, output)
+	}
+}
+
 func TestOtherCommandsBecomeThePythonSide(t *testing.T) {
 	script := `echo "$$ $@"; cat; exit 5`
 	command := pluginCommand(t, script, "localcloud", "run", "--", "a b")
