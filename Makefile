@@ -120,6 +120,7 @@ release: $(VENV)/.installed ## VERSION=X.Y.Z: dist/release, all files of a relea
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml
 	$(LOCK) --extra=dev --constraint=requirements/run.txt --output-file=requirements/dev.txt pyproject.toml
+	$(LOCK) --output-file=requirements/uv.txt requirements/uv.in
 
 # Lock files name versions and hashes; where they come from is each machine's own configuration.
 LOCK = CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/pip-compile --quiet --strip-extras \
