@@ -124,15 +124,24 @@ def _help(action: argparse.Action) -> str:
     return text
 
 
-def _values(found: Sequence[Level]) -> Iterator[tuple[str, Value]]:
-    """What stands before an option's value, and the value."""
+def _value_cases(
+    found: Sequence[Level], *, words: Callable[[Sequence[str]], str], file: str, directory: str
+) -> str:
+    """The branches of a `case` of bash or zsh: what to do where an option's value comes next."""
+    lines = []
     for level in found:
         for option in level.options:
-            if option.value is not None:
-                yield (
-                    " | ".join(_quoted(f"{level.at} {name}") for name in option.names),
-                    option.value,
-                )
+            if option.value is None:
+                continue
+            where = " | ".join(_quoted(f"{level.at} {name}") for name in option.names)
+            action = {
+                Kind.WORDS: words(option.value.words),
+                Kind.FILE: f"{file}; return",
+                Kind.DIRECTORY: f"{directory}; return",
+                Kind.OTHER: "return",
+            }[option.value.kind]
+            lines.append(f"        {where}) {action} ;;")
+    return "\n".join(lines)
 
 
 def _quoted(text: str) -> str:
@@ -158,17 +167,12 @@ def _reached(found: Sequence[Level]) -> str:
 
 
 def bash(found: Sequence[Level]) -> str:
-    def value_action(value: Value) -> str:
-        match value.kind:
-            case Kind.WORDS:
-                return f"words={_quoted(' '.join(value.words))}"
-            case Kind.FILE:
-                return "compopt -o default; return"
-            case Kind.DIRECTORY:
-                return "compopt -o dirnames; return"
-        return "return"
-
-    values = [f"        {where}) {value_action(value)} ;;" for where, value in _values(found)]
+    values = _value_cases(
+        found,
+        words=lambda words: f"words={_quoted(' '.join(words))}",
+        file="compopt -o default",
+        directory="compopt -o dirnames",
+    )
     words = []
     for level in found:
         options = _quoted(" ".join(_options(level)))
@@ -192,7 +196,7 @@ def bash(found: Sequence[Level]) -> str:
         esac
     done
     case "$at ${{COMP_WORDS[COMP_CWORD - 1]}}" in
-{chr(10).join(values)}
+{values}
         *) case "$at: $current" in
 {chr(10).join(words)}
         esac ;;
@@ -204,17 +208,12 @@ complete -F {_FUNCTION} {PROGRAM}
 
 
 def zsh(found: Sequence[Level]) -> str:
-    def value_action(value: Value) -> str:
-        match value.kind:
-            case Kind.WORDS:
-                return f"compadd -- {' '.join(map(_quoted, value.words))}; return"
-            case Kind.FILE:
-                return "_files; return"
-            case Kind.DIRECTORY:
-                return "_files -/; return"
-        return "return"
-
-    values = [f"        {where}) {value_action(value)} ;;" for where, value in _values(found)]
+    values = _value_cases(
+        found,
+        words=lambda words: f"compadd -- {' '.join(map(_quoted, words))}; return",
+        file="_files",
+        directory="_files -/",
+    )
     cases = []
     for level in found:
         named = " ".join(_quoted(f"{name}:{text}") for name, text in level.commands.items())
@@ -245,7 +244,7 @@ def zsh(found: Sequence[Level]) -> str:
         esac
     done
     case "$at $words[CURRENT-1]" in
-{chr(10).join(values)}
+{values}
     esac
     case "$at" in
 {chr(10).join(cases)}

@@ -19,7 +19,8 @@ from release_host import API, SITE, ReleaseHost
 
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
-pytestmark = pytest.mark.e2e
+# Builds for other systems take minutes where Go has none of them in its cache.
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION = "0.9.0"
