@@ -15,6 +15,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)")
 
 PLUGIN := packer-plugin-osc-chroot
+# Whose repository releases are in: Packer installs them from github.com/OWNER/osc-chroot.
+OWNER ?= $(shell sed -n 's/^OWNER = "\(.*\)"/\1/p' packer_plugin_osc_chroot/version.py)
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
 BUNDLE := shim/internal/bundle/bundle.tar.zst
@@ -26,6 +28,7 @@ DEBIAN_IMAGE := build/images/debian-12.raw
 # The Ansible provisioner, and the Ansible that it runs.
 ANSIBLE := build/tools/packer-plugin-ansible build/ansible/.installed
 BOOTABLE := build/images/bootable.raw build/images/bootable.tar.zst
+DEBIAN_ROOTS := bullseye bookworm trixie
 
 PYTHON_SOURCES := $(shell find packer_plugin_osc_chroot -name '*.py')
 GO_SOURCES := shim/go.mod shim/go.sum shim/internal/components/components.json \
@@ -75,8 +78,9 @@ lint: $(VENV)/.installed ## Formatting, linters, types
 	@unformatted=$$(gofmt -l shim tests); test -z "$$unformatted" || \
 	    { echo "gofmt would change (make generate does it): $$unformatted"; exit 1; }
 	$(GO) -C shim vet ./...
+	$(GO) -C tests/actionlint tool actionlint $(addprefix ../../,$(wildcard .github/workflows/*.yml))
 	@if command -v shellcheck >/dev/null; then echo shellcheck; \
-	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image \
+	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image scripts/debian-root \
 	        scripts/bootable-image scripts/check-generated .ci/run; \
 	else echo 'shellcheck is not installed: the shell scripts were not linted'; fi
 
@@ -126,11 +130,21 @@ template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on
 SEED = $(shell echo $$RANDOM)
 CASES = 5000
 
+.PHONY: test-distributions
+test-distributions: dist/$(PLUGIN) packer | check-demo ## The plugin in root file systems of Debian 11 to 13 (not in `make test`)
+	@$(MAKE) $(DEBIAN_ROOTS:%=build/roots/%)
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) tests/distributions.py
+
+.PHONY: release
+release: $(VENV)/.installed ## VERSION=X.Y.Z: dist/release, all files of a release, the same bytes each time
+	@$(IN_VENV) scripts/release.py --version='$(VERSION)' --owner='$(OWNER)' --output=dist/release
+
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml
 	$(LOCK) --extra=dev --constraint=requirements/run.txt --output-file=requirements/dev.txt pyproject.toml
 	$(LOCK) --output-file=requirements/ansible.txt requirements/ansible.in
+	$(LOCK) --output-file=requirements/uv.txt requirements/uv.in
 
 # Lock files name versions and hashes; where they come from is each machine's own configuration.
 LOCK = CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/pip-compile --quiet --strip-extras \
@@ -181,9 +195,15 @@ build/ansible/.installed: requirements/ansible.txt | check-build
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
 	@touch $@
 
-$(DEBIAN_IMAGE): scripts/debian-image | check-demo
+$(DEBIAN_IMAGE): scripts/debian-image scripts/debian-root | check-demo
 	$(AS_ROOT) scripts/debian-image $@
 
 # The plugin that makes it may be an older one: the tests that follow use the new one.
 $(BOOTABLE) &: scripts/bootable-image examples/from-scratch.pkr.hcl | build packer check-vm
 	$(AS_ROOT) scripts/bootable-image dist/$(PLUGIN) $(PACKER) $(BOOTABLE)
+
+build/roots/%: scripts/debian-root | check-demo
+	@echo 'Making a root file system of Debian $* (about a minute; once)'
+	@mkdir -p $(@D)
+	$(AS_ROOT) scripts/debian-root $* $@
+	@touch $@

@@ -25,16 +25,20 @@ exit status:
 """
 
 
-def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> int:
-    """Run the checks and show them; the exit status."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
         epilog=_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> int:
+    """Run the checks and show them; the exit status."""
+    options = parser().parse_args(argv)
     # What a call of the API logs is for builds.
     logging.getLogger("packer_plugin_osc_chroot").setLevel(logging.CRITICAL)
     redact = Redactor()
