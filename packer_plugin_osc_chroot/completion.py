@@ -111,6 +111,9 @@ def _value(action: argparse.Action) -> Value:
     if action.choices is not None:
         return Value(Kind.WORDS, tuple(map(str, action.choices)))
     metavar = action.metavar if isinstance(action.metavar, str) else ""
+    if words := tuple(word for word in metavar.split("|") if "|" in metavar and word.islower()):
+        # Words, or else a value of the kind in capitals.
+        return Value(Kind.WORDS, words)
     if metavar.endswith("FILE"):
         return Value(Kind.FILE)
     return Value(Kind.DIRECTORY if metavar.endswith("DIR") else Kind.OTHER)
