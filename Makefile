@@ -15,6 +15,8 @@ export PATH := $(PATH):/usr/sbin:/sbin
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env "PATH=$(PATH)")
 
 PLUGIN := packer-plugin-osc-chroot
+# Whose repository releases are in: Packer installs them from github.com/OWNER/osc-chroot.
+OWNER ?= $(shell sed -n 's/^OWNER = "\(.*\)"/\1/p' packer_plugin_osc_chroot/version.py)
 VENV := .venv
 IN_VENV := $(VENV)/bin/python
 BUNDLE := shim/internal/bundle/bundle.tar.zst
@@ -23,6 +25,10 @@ FOUND_PACKER := $(shell CHECKPOINT_DISABLE=1 packer version </dev/null 2>/dev/nu
 	grep -q '^Packer v' && command -v packer)
 PACKER = $(or $(FOUND_PACKER),build/tools/packer)
 DEBIAN_IMAGE := build/images/debian-12.raw
+# The Ansible provisioner, and the Ansible that it runs.
+ANSIBLE := build/tools/packer-plugin-ansible build/ansible/.installed
+BOOTABLE := build/images/bootable.raw build/images/bootable.tar.zst
+DEBIAN_ROOTS := bullseye bookworm trixie
 
 PYTHON_SOURCES := $(shell find packer_plugin_osc_chroot -name '*.py')
 GO_SOURCES := shim/go.mod shim/go.sum shim/internal/components/components.json \
@@ -72,9 +78,10 @@ lint: $(VENV)/.installed ## Formatting, linters, types
 	@unformatted=$$(gofmt -l shim tests); test -z "$$unformatted" || \
 	    { echo "gofmt would change (make generate does it): $$unformatted"; exit 1; }
 	$(GO) -C shim vet ./...
+	$(GO) -C tests/actionlint tool actionlint $(addprefix ../../,$(wildcard .github/workflows/*.yml))
 	@if command -v shellcheck >/dev/null; then echo shellcheck; \
-	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image \
-	        scripts/check-generated .ci/run; \
+	    shellcheck proto/generate.sh scripts/check-machine scripts/demo scripts/debian-image scripts/debian-root \
+	        scripts/bootable-image scripts/check-generated .ci/run; \
 	else echo 'shellcheck is not installed: the shell scripts were not linted'; fi
 
 .PHONY: check-generated
@@ -85,23 +92,35 @@ check-generated: $(VENV)/.installed ## Fail where a generated file is not what i
 test: | check-test ## Everything: lint, generated files, Go and Python tests; no test may be skipped
 	@$(MAKE) lint check-generated test-go
 	@$(MAKE) test-python
+	@$(MAKE) test-vm
 
 .PHONY: test-go
 test-go: | check-build ## The shim's tests, with the race detector
 	$(GO) -C shim test -race ./...
 
 .PHONY: test-python
-test-python: $(VENV)/.installed build packer | check-test ## All Python tests: unit, root and end-to-end
+test-python: $(VENV)/.installed build packer $(DEBIAN_IMAGE) $(ANSIBLE) | check-test ## The Python tests: unit, root and end-to-end
 ifeq ($(AS_ROOT),)
-	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER)
+	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER) -m 'not vm'
 else
-	$(IN_VENV) -m pytest --no-skips -m 'not root and not e2e'
+	$(IN_VENV) -m pytest --no-skips -m 'not root and not e2e and not vm'
 	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) -m 'root or e2e'
 endif
 
+.PHONY: test-vm
+test-vm: $(VENV)/.installed build packer $(BOOTABLE) | check-vm ## Builds in a VM that QEMU runs, and their OMIs booted
+	$(IN_VENV) -m pytest --no-skips --packer=$(PACKER) tests/vm
+
 .PHONY: test-unit
 test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a build
-	$(IN_VENV) -m pytest -m 'not root and not e2e'
+	$(IN_VENV) -m pytest -m 'not root and not e2e and not vm'
+
+.PHONY: chaos
+chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point (CHAOS=0.5: half; SEED=…)
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) \
+	    --chaos=$(CHAOS) --seed=$(SEED) tests/root/test_chaos_build.py tests/e2e/test_chaos_packer.py
+
+CHAOS = 1
 
 .PHONY: template-diff
 template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on cases of a new seed (SEED, CASES)
@@ -111,18 +130,21 @@ template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on
 SEED = $(shell echo $$RANDOM)
 CASES = 5000
 
-.PHONY: chaos
-chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point (CHAOS=0.5: half; SEED=…)
-	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) \
-	    --chaos=$(CHAOS) $(if $(SEED),--seed=$(SEED)) tests/root/test_chaos_build.py tests/e2e/test_chaos_packer.py
+.PHONY: test-distributions
+test-distributions: dist/$(PLUGIN) packer | check-demo ## The plugin in root file systems of Debian 11 to 13 (not in `make test`)
+	@$(MAKE) $(DEBIAN_ROOTS:%=build/roots/%)
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) tests/distributions.py
 
-CHAOS ?= 1
-SEED ?=
+.PHONY: release
+release: $(VENV)/.installed ## VERSION=X.Y.Z: dist/release, all files of a release, the same bytes each time
+	@$(IN_VENV) scripts/release.py --version='$(VERSION)' --owner='$(OWNER)' --output=dist/release
 
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml
 	$(LOCK) --extra=dev --constraint=requirements/run.txt --output-file=requirements/dev.txt pyproject.toml
+	$(LOCK) --output-file=requirements/ansible.txt requirements/ansible.in
+	$(LOCK) --output-file=requirements/uv.txt requirements/uv.in
 
 # Lock files name versions and hashes; where they come from is each machine's own configuration.
 LOCK = CUSTOM_COMPILE_COMMAND='make lock' $(VENV)/bin/pip-compile --quiet --strip-extras \
@@ -135,8 +157,8 @@ clean: ## Remove everything that was made here, the virtualenv included
 	find packer_plugin_osc_chroot tests scripts -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What must be on the machine, said before long work and all at once.
-.PHONY: check-build check-test check-demo
-check-build check-test check-demo:
+.PHONY: check-build check-test check-vm check-demo
+check-build check-test check-vm check-demo:
 	@scripts/check-machine $(@:check-%=%)
 
 $(VENV)/.installed: requirements/dev.txt | check-build
@@ -163,5 +185,25 @@ build/tools/packer: tests/packer/go.mod tests/packer/go.sum | check-build
 	@echo 'There is no packer on PATH: building one (some minutes the first time)'
 	$(GO) -C tests/packer build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer
 
-$(DEBIAN_IMAGE): scripts/debian-image | check-demo
+build/tools/packer-plugin-ansible: tests/packer-plugin-ansible/go.mod tests/packer-plugin-ansible/go.sum | check-build
+	@echo 'Building the Ansible provisioner for the tests'
+	$(GO) -C tests/packer-plugin-ansible build -trimpath -ldflags='-s -w' -o ../../$@ github.com/hashicorp/packer-plugin-ansible
+
+build/ansible/.installed: requirements/ansible.txt | check-build
+	@echo 'Installing Ansible in build/ansible for the tests'
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r $<
+	@touch $@
+
+$(DEBIAN_IMAGE): scripts/debian-image scripts/debian-root | check-demo
 	$(AS_ROOT) scripts/debian-image $@
+
+# The plugin that makes it may be an older one: the tests that follow use the new one.
+$(BOOTABLE) &: scripts/bootable-image examples/from-scratch.pkr.hcl | build packer check-vm
+	$(AS_ROOT) scripts/bootable-image dist/$(PLUGIN) $(PACKER) $(BOOTABLE)
+
+build/roots/%: scripts/debian-root | check-demo
+	@echo 'Making a root file system of Debian $* (about a minute; once)'
+	@mkdir -p $(@D)
+	$(AS_ROOT) scripts/debian-root $* $@
+	@touch $@

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
-from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.chroot import Chroot
@@ -220,9 +219,11 @@ def build(context: Context) -> Result:
             ),
         )
         finish_sharing()
-        phases.keep()
         phases.join()
-        # The commit: a build that is killed before it could say that it is done has no OMI.
+        # As late as can be: a build that is cancelled or killed before it could say that it is done
+        # has no OMI.
+        token.check()
+        phases.keep()
         journal.keep(snapshot_id, image_id)
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
@@ -288,7 +289,10 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
-    cloud, identity = open_cloud(context, journal)
+    access = find_access(
+        config, context.environ, redact=context.redact, journal=journal, token=context.token, ui=ui
+    )
+    cloud, identity = access.cloud, access.identity
     ui.message(f"VM: {identity.vm_id} in {identity.subregion or cloud.region}")
     # Another endpoint has Regions of its own.
     check_region = not cloud.is_custom and not config.skip_region_validation
@@ -307,24 +311,6 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
             " outright, nothing would know what it left"
         )
     return cloud, facts
-
-
-def open_cloud(context: Context, journal: Journal) -> tuple[Cloud, Identity]:
-    """The API as this VM's builds use it. Raises BuildError."""
-    config = context.config
-    identity = read_identity(config, context.environ, token=context.token)
-    credentials = find_credentials(config, context.environ)
-    context.redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
-    if config.profile and credentials.found_in != PROFILE_FILE:
-        context.ui.message(
-            f'The keys are from {credentials.found_in}, and not from the profile "{config.profile}"'
-        )
-    region = credentials.region or identity.region
-    if not region:
-        raise BuildError(
-            "region: not set, and not known without the metadata service", hint="Set region"
-        )
-    return Cloud(credentials, region=region, journal=journal), identity
 
 
 def _provision(
@@ -354,7 +340,7 @@ def _provision(
     )
     mount_path = plan_mount_path(config, late, disk)
     ui.say(f"Mounting {partition} at {mount_path}...")
-    journal.mounting(mount_path, str(partition))
+    journal.mounting(mount_path, str(partition.path))
     root = phases.enter(
         "mount",
         lambda: mounted_partition(

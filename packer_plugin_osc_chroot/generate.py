@@ -1,5 +1,8 @@
-"""Writes what is generated from the options table: the components file that the shim embeds, and the
-reference page. `python -m packer_plugin_osc_chroot.generate ROOT` (see `make generate`)."""
+"""Writes what is generated from the options table and the list of commands: the components file that
+the shim embeds, and the reference page.
+
+`python -m packer_plugin_osc_chroot.generate ROOT` (see `make generate`).
+"""
 
 import json
 import sys
@@ -7,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from packer_plugin_osc_chroot import commands
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
 from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
 from packer_plugin_osc_chroot.options.duration import format_duration
@@ -25,7 +29,8 @@ REFERENCE = Path("docs/builder-reference.md")
 
 
 def components() -> Mapping[str, Any]:
-    """The components of this plugin: kind, name, config spec and output spec (cty's JSON types).
+    """The plugin's version, commands and help, and its components: kind, name, config spec and output
+    spec (cty's JSON types).
 
     Every attribute is optional there: what is required is Prepare's to say, with everything else
     that is wrong, and for legacy JSON templates too.
@@ -36,7 +41,12 @@ def components() -> Mapping[str, Any]:
         "config": _spec(Config),
         "output": {"attributes": {}, "blocks": {}},
     }
-    return {"version": VERSION, "components": [builder]}
+    return {
+        "version": VERSION,
+        "commands": [command.name for command in commands.COMMANDS],
+        "help": commands.parser().format_help(),
+        "components": [builder],
+    }
 
 
 def _spec(table: type) -> dict[str, Any]:
@@ -97,8 +107,8 @@ def _filter_row(each: ApiFilter) -> str:
     names = [f"`{name}`" for name in each.older]
     if each is TAGS:
         names.append(f"`{TAG_PREFIX}KEY` for the value of one tag")
-    older = ", ".join(names)
-    return f"| `{each.name}` | {older} | {', '.join(values)} |".replace("|  |", "| |")
+    cells = (f"`{each.name}`", ", ".join(names), ", ".join(values))
+    return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
 
 
 def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:

@@ -25,25 +25,8 @@ import (
 
 const name = "packer-plugin-osc-chroot"
 
-const help = `%s %s: builds OUTSCALE machine images in a chroot, without starting a VM.
-
-Packer starts this plugin by itself. Install it with
-
-    packer plugins install --path %[1]s github.com/outscale/osc-chroot
-
-and use it in a template as the builder (or source) "osc-chroot".
-
-Commands:
-    doctor       say what would stop a build on this machine (--json for programs)
-    localcloud   run a simulated OUTSCALE Region on this machine and a command on it
-                 (localcloud --help shows more)
-    reclaim      undo what builds left on this VM that were killed, or kept by
-                 -on-error=abort (reclaim --help shows more)
-
-Options:
-    --help       show this text
-    --version    show the version
-`
+// wrongUsage is the exit status for a command line that cannot be followed, as the Python side has it.
+const wrongUsage = 2
 
 // answerTime is what Packer's answer to a run that a signal ended may take on its way out.
 const answerTime = 300 * time.Millisecond
@@ -60,11 +43,13 @@ func run(arguments []string) error {
 	if err != nil {
 		return err
 	}
-	command := ""
-	if i := slices.IndexFunc(arguments, func(a string) bool { return a != "--protobuf" }); i >= 0 {
-		command = arguments[i]
+	// Packer puts this one anywhere.
+	words := slices.DeleteFunc(slices.Clone(arguments), func(a string) bool { return a == "--protobuf" })
+	if len(words) == 0 {
+		fmt.Fprint(os.Stderr, set.Help)
+		os.Exit(wrongUsage)
 	}
-	switch command {
+	switch words[0] {
 	case "describe":
 		// Not connected: nothing in a description needs the service.
 		plugins, _ := register(set, nil, nil)
@@ -75,11 +60,16 @@ func run(arguments []string) error {
 		fmt.Printf("%s %s\n", name, set.Version)
 		return nil
 	case "--help", "-h", "help":
-		fmt.Printf(help, name, set.Version)
-		return nil
-	case "":
-		fmt.Fprintf(os.Stderr, help, name, set.Version)
-		os.Exit(1)
+		if len(words) == 1 {
+			fmt.Print(set.Help)
+			return nil
+		}
+		arguments = []string{words[1], "--help"}
+	}
+	if !slices.Contains(set.Commands, arguments[0]) {
+		fmt.Fprintf(os.Stderr, "%s: there is no command %q: %s --help shows those there are\n",
+			name, arguments[0], name)
+		os.Exit(wrongUsage)
 	}
 	if os.Getenv("PACKER_LOG") == "" {
 		// This is a user's command: what is meant for Packer's log has no place on its screen.
@@ -87,6 +77,9 @@ func run(arguments []string) error {
 	}
 	argv, err := service.Locate(arguments...)
 	if err != nil {
+		return err
+	}
+	if err := service.Check(argv, set.Version); err != nil {
 		return err
 	}
 	return become(argv, os.Environ())
@@ -118,7 +111,7 @@ func start(set components.Set, arguments []string) error {
 	// The SDK takes care of SIGINT only once Packer is connected. It is not set to be ignored, since
 	// that would be inherited.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
-	python := service.Start(service.Locate)
+	python := service.Start(set.Version, service.Locate)
 	plugins, builders := register(set, python, func() builder.Service { return python.Successor() })
 
 	// The service undoes what it did without us; Packer must not be made to wait for that.

@@ -66,18 +66,28 @@ func TestDescribe(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	for argument, status := range map[string]int{"--help": 0, "-h": 0, "help": 0, "": 1, "--version": 0} {
-		command := pluginCommand(t, refuse, strings.Fields(argument)...)
+	for arguments, want := range map[string]struct {
+		status int
+		output string
+	}{
+		"--help":          {0, "packer plugins install "},
+		"-h":              {0, "  completion "},
+		"help":            {0, "exit status:"},
+		"":                {2, "usage: packer-plugin-osc-chroot COMMAND ..."},
+		"--version":       {0, "packer-plugin-osc-chroot "},
+		"version":         {0, "packer-plugin-osc-chroot "},
+		"lokalcloud run":  {2, `packer-plugin-osc-chroot: there is no command "lokalcloud"`},
+		"--jelp":          {2, `there is no command "--jelp"`},
+		"help lokalcloud": {2, `there is no command "lokalcloud"`},
+		"help localcloud": {9, "-m packer_plugin_osc_chroot localcloud --help"},
+	} {
+		command := pluginCommand(t, `echo "$@"; exit 9`, strings.Fields(arguments)...)
 		output, err := command.CombinedOutput()
-		if command.ProcessState.ExitCode() != status {
-			t.Errorf("%q: %v", argument, err)
+		if command.ProcessState.ExitCode() != want.status {
+			t.Errorf("%q: %v", arguments, err)
 		}
-		want := "packer plugins install --path packer-plugin-osc-chroot "
-		if argument == "--version" {
-			want = "packer-plugin-osc-chroot "
-		}
-		if !strings.Contains(string(output), want) || strings.Contains(string(output), "%!") {
-			t.Errorf("%q: %s", argument, output)
+		if !strings.Contains(string(output), want.output) {
+			t.Errorf("%q: %s", arguments, output)
 		}
 	}
 }
@@ -85,6 +95,14 @@ func TestHelp(t *testing.T) {
 func TestStartedByHand(t *testing.T) {
 	output, err := pluginCommand(t, refuse, "start", "builder", plugin.DEFAULT_NAME).CombinedOutput()
 	if err == nil || !strings.Contains(string(output), "Packer will execute these") {
+		t.Errorf("%v: %s", err, output)
+	}
+}
+
+func TestCommandsWithoutThePackage(t *testing.T) {
+	// A probe ends with 93 where the package is not found.
+	output, err := pluginCommand(t, `[ "$1" != -c ] || exit 93`, "localcloud").CombinedOutput()
+	if err == nil || !strings.Contains(string(output), "has no package packer_plugin_osc_chroot: install the wheel") {
 		t.Errorf("%v: %s", err, output)
 	}
 }

@@ -1,8 +1,10 @@
 """A build in a process of its own, to be killed: `chaos_child.py POINT WHEN OMI_NAME`.
 
-It prints the point at which it was killed, or how the build ended and how many points there were.
+CHAOS_OPTIONS, in JSON, are more options. It prints the point at which it was killed, or how the build
+ended and how many points there were.
 """
 
+import json
 import os
 import sys
 from typing import cast
@@ -15,9 +17,9 @@ from packer_plugin_osc_chroot.options.config import Config
 
 
 def main(at: str, when: str, omi_name: str) -> None:
-    more = os.environ.get("CHAOS_COMMAND", "true")
-    commands = (*OPTIONS.pre_mount_commands, more)
-    config = Config(**{**vars(OPTIONS), "omi_name": omi_name, "pre_mount_commands": commands})
+    given = json.loads(os.environ.get("CHAOS_OPTIONS", "{}"))
+    options = {key: tuple(x) if isinstance(x, list) else x for key, x in given.items()}
+    config = Config(**{**vars(OPTIONS), **options, "omi_name": omi_name})
     with Points(int(at) if at.isdigit() else at, cast(When, when), kill).installed() as points:
         try:
             build_on(dict(os.environ), config=config)

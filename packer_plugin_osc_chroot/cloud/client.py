@@ -254,11 +254,7 @@ class _Session(requests.Session):
         super().__init__()
         self.answered = False
         self._verify = credentials.verify
-        self._cert = (
-            (credentials.x509_cert, credentials.x509_key)
-            if credentials.x509_key
-            else credentials.x509_cert or None
-        )
+        self._cert = credentials.client_certificate
         # The SDK signs the host without its port, so that is what must be sent.
         self.headers["Host"] = host
         if credentials.session_token:

@@ -54,6 +54,13 @@ class Credentials:
     # Where the key pair was found, in the user's words.
     found_in: str = ""
 
+    @property
+    def client_certificate(self) -> str | tuple[str, str] | None:
+        """As requests takes it."""
+        if self.x509_key:
+            return self.x509_cert, self.x509_key
+        return self.x509_cert or None
+
     def endpoint_url(self, region: str) -> str:
         """The URL that actions are appended to, without a final slash."""
         return endpoint_url(self.endpoint, region)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from packer_plugin_osc_chroot.doctor import machine
 from packer_plugin_osc_chroot.doctor.finding import Finding, State
+from packer_plugin_osc_chroot.doctor.journals import check_journals
 from packer_plugin_osc_chroot.doctor.region import Region
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.ui import printable
@@ -24,16 +25,20 @@ exit status:
 """
 
 
-def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> int:
-    """Run the checks and show them; the exit status."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog=PROGRAM,
         description=_DESCRIPTION,
         epilog=_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(argv)
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> int:
+    """Run the checks and show them; the exit status."""
+    options = parser().parse_args(argv)
     # What a call of the API logs is for builds.
     logging.getLogger("packer_plugin_osc_chroot").setLevel(logging.CRITICAL)
     redact = Redactor()
@@ -69,6 +74,7 @@ def examine(environ: Mapping[str, str]) -> Iterator[tuple[Finding, Sequence[str]
         yield finding, ()
     yield machine.check_copy_files(), ()
     yield machine.check_cache(environ), ()
+    yield check_journals(environ), ()
     for finding in region.check():
         yield finding, region.secrets
     yield machine.check_device_names(region.taken), ()

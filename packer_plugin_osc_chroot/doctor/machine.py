@@ -37,7 +37,7 @@ _OPTIONAL_MOUNT = "binfmt_misc"
 _ROOT_FILESYSTEMS = ("ext4", "xfs", "btrfs")
 # One version of the service unpacked (74 MB), with room for the next one beside it.
 _CACHE_MIB = 160
-_SUDO_SECONDS = 10.0
+_COMMAND_SECONDS = 10.0
 
 
 def check_privileges(*, proc: Path = PROC) -> Finding:
@@ -82,7 +82,7 @@ def _sudo_works() -> bool:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             env=tool_environment(inherit=True),
-            timeout=_SUDO_SECONDS,
+            timeout=_COMMAND_SECONDS,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
@@ -149,7 +149,8 @@ def _has_module(name: str) -> bool:
             [modprobe, "--dry-run", "--quiet", name],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_SUDO_SECONDS,
+            env=tool_environment(inherit=False),
+            timeout=_COMMAND_SECONDS,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):

@@ -71,7 +71,7 @@ class Region:
             yield failed("API", error)
         finally:
             cloud.close()
-        yield _check_clock(cloud.endpoint, verify=credentials.verify)
+        yield _check_clock(cloud.endpoint, credentials)
 
     def _ask(self, cloud: Cloud) -> Finding:
         if self.identity is None:
@@ -94,14 +94,15 @@ def _token() -> CancelToken:
     return CancelToken(deadline=_SECONDS, reason=f"no answer within {_SECONDS:.0f} s")
 
 
-def _check_clock(endpoint: str, *, verify: bool) -> Finding:
+def _check_clock(endpoint: str, credentials: Credentials) -> Finding:
     """Any answer of the API has its time, a refusal too."""
     try:
         answer = requests.post(
             f"{endpoint}/ReadRegions",
             json={},
             headers={"User-Agent": USER_AGENT},
-            verify=verify,
+            verify=credentials.verify,
+            cert=credentials.client_certificate,
             timeout=_TIMEOUT,
         )
         there = parsedate_to_datetime(answer.headers["Date"]).timestamp()

@@ -40,6 +40,7 @@ _APPEAR_SECONDS = 60.0
 _NAMED_SECONDS = 3.0
 _LOOK_EVERY = 0.05
 _API_NAME = re.compile(r"(?:/dev/)?(?:sd|xvd)[a-z]{1,2}|vol-?[0-9a-f]{8,}")
+_ANOTHER = "Nothing was written to it. Set nvme_device_path to the disk that is the volume's"
 # No linked volume is one of these.
 _NOT_LINKED = re.compile(r"(?:loop|ram|zram|dm-|md|sr|fd|nbd|rbd|drbd)\d")
 
@@ -52,7 +53,6 @@ def find_disk(
     volume_id: str,
     *,
     api_name: str,
-    device_path: str = "",
     nvme_device_path: str = "",
     size: int,
     before: Mapping[Path, str],
@@ -63,22 +63,22 @@ def find_disk(
 ) -> Disk:
     """Wait for the disk of a link to appear. `size` is in GiB, `before` the `disks()` before it.
 
-    A disk that was there before is another one, whatever it is called, unless the user named it with
-    `device_path` or `nvme_device_path`. `is_alone` says whether nobody else can have linked a disk
-    since `before`. Raises UnprovedDisk; BuildError listing what was seen when none appears in time.
+    A disk that was there before is another one, whatever it is called, and even if `nvme_device_path`
+    names it: OUTSCALE's VMs give a disk other letters than the API. `is_alone` says whether nobody
+    else can have linked one since `before`. Raises UnprovedDisk; BuildError listing what was seen
+    when none appears in time.
     """
     waited = 0.0
     unnamed_since: float | None = None
     own_names = _own_names(volume_id, api_name)
-    given = _given_paths(device_path, nvme_device_path)
+    given = _given_paths(nvme_device_path)
     while True:
         new = _new_disks(size, before=before, dev=dev, sysfs=sysfs)
-        for path in given:
-            if block_size(path, sysfs=sysfs) == size * GIB:
-                return Disk(volume_id, api_name, Path(os.path.realpath(path)))
-        for path in certain_paths(api_name, own_names, new, dev=dev, sysfs=sysfs):
+        numbers = {device_number(each) for each in new}
+        certain = certain_paths(api_name, own_names, new, dev=dev, sysfs=sysfs)
+        for path in given or certain:
             node = Path(os.path.realpath(path))
-            if device_number(node) in {device_number(each) for each in new}:
+            if device_number(node) in numbers:
                 return Disk(volume_id, api_name, node)
         unnamed = [] if given else _unnamed(new, dev=dev, sysfs=sysfs)
         if not unnamed:
@@ -138,13 +138,13 @@ def check_content(host: Host, disk: Disk, *, is_empty: bool, token: CancelToken)
         raise BuildError(
             f"{disk.path} should be the new, empty volume {disk.volume_id}, and has"
             f" {found.describe()} on it",
-            hint="Nothing was written to it. Check device_path and nvme_device_path",
+            hint=_ANOTHER,
         )
     if not is_empty and not found:
         raise BuildError(
             f"{disk.path} should be volume {disk.volume_id}, made from the source OMI's snapshot, and"
             " has neither a partition table nor a filesystem on it",
-            hint="Nothing was written to it. Check device_path and nvme_device_path",
+            hint=_ANOTHER,
         )
 
 
@@ -154,10 +154,10 @@ def _own_names(volume_id: str, api_name: str) -> frozenset[str]:
     return frozenset({volume_id, volume_id.replace("-", ""), f"sd{name}", f"xvd{name}"})
 
 
-def _given_paths(device_path: str, nvme_device_path: str) -> list[Path]:
+def _given_paths(nvme_device_path: str) -> list[Path]:
     # Older builders put partitions' numbers right after it: /dev/nvme1n1p is the disk /dev/nvme1n1.
-    nvme = re.sub(r"(?<=\d)p$", "", nvme_device_path)
-    return [Path(path) for path in (nvme, device_path) if path]
+    path = re.sub(r"(?<=\d)p$", "", nvme_device_path)
+    return [Path(path)] if path else []
 
 
 def certain_paths(

@@ -56,7 +56,11 @@ class Appearing:
             return True
         # A shared lock is lost for a moment where it cannot be made exclusive (flock(2)): nobody else
         # may ask in that moment.
-        asking = _open(_directory() / _ALONE_NAME, token=CancelToken())
+        try:
+            asking = _open(_directory() / _ALONE_NAME, token=CancelToken())
+        except OSError:
+            # Said by whoever has to wait for it.
+            return False
         try:
             if _try_lock(asking, fcntl.LOCK_EX):
                 self._alone = _try_lock(self._lock, fcntl.LOCK_EX)

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 from packer_plugin_osc_chroot.host import holders_scan, placed_files
@@ -22,7 +22,6 @@ from packer_plugin_osc_chroot.host.trees import (
     open_for_writing,
     read_chunks,
     read_tree,
-    write_all,
 )
 
 # JSON's values: what an operation takes and gives has to pass through the agent's pipe.
@@ -122,7 +121,7 @@ class LocalFiles:
             if spot.is_dir or path.endswith("/"):
                 raise OSError(errno.EISDIR, "is a folder", path)
             try:
-                fd, is_new = open_for_writing(
+                writer = open_for_writing(
                     spot.directory, spot.name, rooted=rooted, real=spot.real, mode=mode
                 )
             except OSError as error:
@@ -130,16 +129,10 @@ class LocalFiles:
             try:
                 for chunk in chunks:
                     check()
-                    write_all(fd, chunk)
-            except BaseException as error:
-                if is_new:
-                    with suppress(OSError):
-                        os.unlink(spot.name, dir_fd=spot.directory)
-                if isinstance(error, OSError) and error.filename is None:
-                    raise OSError(error.errno, error.strerror, spot.real) from None
-                raise
+                    writer.write(chunk)
+                writer.commit()
             finally:
-                os.close(fd)
+                writer.abandon()
 
     def read_tree(
         self, path: str, *, prefix: str, exclude: Collection[str], check: Check

@@ -3,7 +3,7 @@
 Paths named `remote` are resolved inside the root. The host's side is read and written with the
 caller's own rights, never through the wrapper. New files belong to root inside the image and get
 the source's modes; existing ones keep what they are and get the new content. A transfer that fails
-takes back the file it was creating; one that it was overwriting stays incomplete.
+leaves no file half written: the one it was at is as it was before, or not there.
 """
 
 import errno

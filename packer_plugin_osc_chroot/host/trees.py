@@ -7,6 +7,7 @@ not matter whose tree it is or what changes while it is copied.
 
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
@@ -140,27 +141,21 @@ class TreeWriter:
         self._on_skipped = on_skipped
         # Path in the stream, descriptor, path in the root, mode to set when everything is in.
         self._levels: list[tuple[str, int, str, int | None]] = [("", os.dup(top), real, None)]
-        self._file = -1
-        self._file_is_new = False
-        self._file_at = ("", -1)
+        self._file: FileWriter | None = None
 
     def write(self, stream: Iterable[Entry | bytes]) -> None:
         try:
             for item in stream:
                 if isinstance(item, bytes):
-                    try:
-                        write_all(self._file, item)
-                    except OSError as error:
-                        raise OSError(error.errno, error.strerror, self._shown()) from None
+                    if self._file is None:
+                        raise OSError(errno.EINVAL, "content without a file in the stream")
+                    self._file.write(item)
                 else:
                     self._finish_file()
                     self._begin(item)
             self._finish_file()
         finally:
             self._close()
-
-    def _shown(self) -> str:
-        return os.path.join(self._levels[-1][2], self._file_at[0])
 
     def _begin(self, entry: Entry) -> None:
         if entry.kind == SKIPPED:
@@ -181,8 +176,7 @@ class TreeWriter:
             elif entry.kind == LINK:
                 _write_link(entry.target, directory, name)
             else:
-                self._file_at = (name, directory)
-                self._file, self._file_is_new = open_for_writing(
+                self._file = open_for_writing(
                     directory, name, rooted=self._rooted, real=shown, mode=entry.mode & self._mask
                 )
         except OSError as error:
@@ -213,59 +207,146 @@ class TreeWriter:
             os.close(fd)
 
     def _finish_file(self) -> None:
-        if self._file >= 0:
-            fd, self._file = self._file, -1
-            os.close(fd)
+        file, self._file = self._file, None
+        if file is not None:
+            file.commit()
 
     def _close(self) -> None:
-        if self._file >= 0:
-            os.close(self._file)
-            if self._file_is_new:
-                with suppress(OSError):
-                    os.unlink(self._file_at[0], dir_fd=self._file_at[1])
+        if self._file is not None:
+            self._file.abandon()
         while self._levels:
             self._leave()
 
 
+class FileWriter:
+    """A file that is written: it is there at `commit`, and whole. `abandon` leaves what was there.
+
+    Over an existing file the content is gathered under a hidden name beside it. Then that takes its
+    place, with its owner, mode and attributes; where it cannot (other hard links, a mount over it),
+    the content is copied into it.
+    """
+
+    def __init__(self, directory: int, name: str, *, real: str) -> None:
+        self._directory = os.dup(directory)
+        self._name = name
+        self._real = real
+        self._fd = -1
+        self._old = -1
+        # What `abandon` removes.
+        self._made = ""
+
+    def create(self, mode: int) -> None:
+        """Raises FileExistsError."""
+        self._fd = os.open(self._name, NEW_FLAGS, 0o600, dir_fd=self._directory)
+        self._made = self._name
+        os.fchmod(self._fd, mode)
+
+    def replace(self) -> None:
+        """Raises OSError, for what is no regular file too."""
+        self._old = os.open(self._name, OVER_FLAGS, dir_fd=self._directory)
+        if not stat.S_ISREG(os.fstat(self._old).st_mode):
+            raise OSError(errno.EINVAL, "is no regular file", self._real)
+        aside = f".{self._name[:200]}.packer-{secrets.token_hex(4)}"
+        try:
+            self._fd = os.open(
+                aside, NEW_FLAGS & ~os.O_WRONLY | os.O_RDWR, 0o600, dir_fd=self._directory
+            )
+            self._made = aside
+        except PermissionError:
+            # Who may write to the file need not be allowed to make another beside it.
+            self._fd, self._old = self._old, -1
+            os.ftruncate(self._fd, 0)
+
+    def write(self, data: bytes) -> None:
+        try:
+            write_all(self._fd, data)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._real) from None
+
+    def commit(self) -> None:
+        try:
+            if self._old >= 0 and not self._take_its_place():
+                os.ftruncate(self._old, 0)
+                os.lseek(self._fd, 0, os.SEEK_SET)
+                for chunk in read_chunks(self._fd, size=os.fstat(self._fd).st_size):
+                    write_all(self._old, chunk)
+            else:
+                self._made = ""
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._real) from None
+        finally:
+            self.abandon()
+
+    def _take_its_place(self) -> bool:
+        old = os.fstat(self._old)
+        if old.st_nlink != 1:
+            return False
+        try:
+            os.fchown(self._fd, old.st_uid, old.st_gid)
+            os.fchmod(self._fd, stat.S_IMODE(old.st_mode))
+            for attribute in os.listxattr(self._old):
+                # Capabilities end with the content that had them.
+                if attribute != "security.capability":
+                    os.setxattr(self._fd, attribute, os.getxattr(self._old, attribute))
+            os.rename(
+                self._made, self._name, src_dir_fd=self._directory, dst_dir_fd=self._directory
+            )
+        except OSError:
+            return False
+        return True
+
+    def abandon(self) -> None:
+        """Also what ends it after `commit`."""
+        for fd in (self._fd, self._old):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._old = -1
+        if self._made:
+            with suppress(OSError):
+                os.unlink(self._made, dir_fd=self._directory)
+        self._made = ""
+        if self._directory >= 0:
+            os.close(self._directory)
+        self._directory = -1
+
+
 def open_for_writing(
     directory: int, name: str, *, rooted: Rooted | None, real: str, mode: int
-) -> tuple[int, bool]:
-    """Open a regular file to be filled: a new one with `mode`, or an existing one, emptied.
+) -> FileWriter:
+    """Begin a regular file: a new one with `mode`, or an existing one's new content.
 
-    Whether it is new is the second of the pair. A symlink is followed inside `rooted`.
+    A symlink is followed inside `rooted`.
     """
+    writer = FileWriter(directory, name, real=real)
     try:
-        fd = os.open(name, NEW_FLAGS, 0o600, dir_fd=directory)
+        writer.create(mode)
+        return writer
     except FileExistsError:
-        pass
-    else:
-        os.fchmod(fd, mode)
-        return fd, True
+        writer.abandon()
+    except BaseException:
+        writer.abandon()
+        raise
     found = os.stat(name, dir_fd=directory, follow_symlinks=False)
     if stat.S_ISLNK(found.st_mode) and rooted is not None:
         with rooted.find(real) as spot:
             if spot.stat is not None and stat.S_ISLNK(spot.stat.st_mode):
                 raise OSError(errno.ELOOP, "is a symlink that keeps changing", real)
-            fd, _ = open_for_writing(
+            return open_for_writing(
                 spot.directory, spot.name, rooted=None, real=spot.real, mode=mode
             )
-            # Its name is elsewhere: a failed transfer leaves it.
-            return fd, False
     if stat.S_ISDIR(found.st_mode):
         raise OSError(errno.EISDIR, "is a folder", real)
     if stat.S_ISLNK(found.st_mode):
         raise OSError(errno.ELOOP, "is a symlink", real)
     if not stat.S_ISREG(found.st_mode):
         raise OSError(errno.EINVAL, "is no regular file", real)
-    fd = os.open(name, OVER_FLAGS, dir_fd=directory)
+    writer = FileWriter(directory, name, real=real)
     try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", real)
-        os.ftruncate(fd, 0)
+        writer.replace()
+        return writer
     except BaseException:
-        os.close(fd)
+        writer.abandon()
         raise
-    return fd, False
 
 
 def _write_link(target: str, directory: int, name: str) -> None:

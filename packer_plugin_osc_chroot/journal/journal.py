@@ -79,10 +79,7 @@ class Journal:
                     self._file = self._open()
                 append(self._file, event, sync=True)
             except OSError as error:
-                raise BuildError(
-                    f"the journal in {self.directory} cannot be written: {error.strerror}",
-                    hint="Without it nobody could undo this build if it were killed. Make room there",
-                ) from error
+                raise self._cannot_write(error) from error
             return self._count
 
     def answered(
@@ -128,13 +125,41 @@ class Journal:
         if (process := read_process(pid)) is not None:
             self._note({"event": "process", "pid": pid, "started": process.started})
 
-    def former(self, image: Mapping[str, Any]) -> None:
-        """An OMI of the account is about to be deregistered: all that registers it again."""
-        self._note({"event": "former", "image": dict(image)}, sync=True)
-
     def keep(self, *ids: str) -> None:
         """The commit: these are what the build leaves, and nobody takes them back."""
-        self._note({"event": "keep", "ids": [*ids]}, sync=True)
+        self._note({"event": "keep", "ids": [*ids], "commit": True}, sync=True)
+
+    def owns_snapshot(self, snapshot_id: str) -> None:
+        """A snapshot that the API made by itself, as part of something that we made."""
+        with self._lock:
+            self._count += 1
+            number = self._count
+        self._note({"event": "send", "n": number, "action": "CreateSnapshot"})
+        self._note({"event": "made", "n": number, "id": snapshot_id}, sync=True)
+
+    def deregistering(self, image: Mapping[str, Any]) -> None:
+        """An OMI is about to make room for its successor: all that it needs to come back.
+
+        Raises BuildError where it cannot be written.
+        """
+        with self._lock:
+            if self._file < 0:
+                return
+            try:
+                append(self._file, {"event": "former", "image": image}, sync=True)
+            except OSError as error:
+                raise self._cannot_write(error) from error
+
+    def returned(self, image_id: str, again: str) -> None:
+        """It is back, as `again`, which stays."""
+        self._note({"event": "keep", "ids": [again]}, sync=True)
+        self._note({"event": "returned", "id": image_id}, sync=True)
+
+    def _cannot_write(self, error: OSError) -> BuildError:
+        return BuildError(
+            f"the journal in {self.directory} cannot be written: {error.strerror}",
+            hint="Without it nobody could undo this build if it were killed. Make room there",
+        )
 
     @property
     def is_open(self) -> bool:

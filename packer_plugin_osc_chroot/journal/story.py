@@ -50,16 +50,14 @@ class MountTrace:
 
 @dataclass(frozen=True)
 class Story:
-    """`effects` are those that may stand, oldest first. `end` is "" for a build that was killed.
-
-    `former` are the OMIs that had to give their name to one that the build does not leave.
-    """
+    """`effects` are those that may stand, oldest first. `end` is "" for a build that was killed."""
 
     about: About
     effects: Sequence[Effect]
     disk: DiskTrace | None = None
     mount: MountTrace | None = None
     processes: Sequence[tuple[int, int]] = ()
+    # OMIs that were deregistered for a successor which was not kept, as the API showed them.
     former: Sequence[Mapping[str, Any]] = ()
     end: str = ""
     kept_ids: frozenset[str] = field(default=frozenset())
@@ -69,8 +67,9 @@ class Story:
         return [effect for effect in reversed(self.effects) if effect.action == action]
 
     def describe(self) -> list[str]:
-        """What may stand in the account, for people; newest first."""
-        return [_described(effect) for effect in reversed(self.effects)]
+        """What may stand in the account, or be missing there, for people; newest first."""
+        gone = [f"OMI {image['ImageId']}, deregistered for a successor" for image in self.former]
+        return [*(_described(effect) for effect in reversed(self.effects)), *gone]
 
 
 def read_story(text: bytes) -> Story | None:
@@ -79,8 +78,9 @@ def read_story(text: bytes) -> Story | None:
     effects: dict[int, Effect] = {}
     found: dict[str, Any] = {}
     processes: list[tuple[int, int]] = []
+    former: dict[str, Mapping[str, Any]] = {}
     kept: set[str] = set()
-    former: list[Mapping[str, Any]] = []
+    committed = False
     for event in _events(text):
         match event.get("event"):
             case "begin":
@@ -102,20 +102,27 @@ def read_story(text: bytes) -> Story | None:
                 found["mount"] = MountTrace(
                     event["point"], event["device"], event["number"], tuple(event["made"])
                 )
+            case "former":
+                former[str(event["image"]["ImageId"])] = event["image"]
+            case "returned":
+                former.pop(str(event["id"]), None)
             case "process":
                 processes.append((int(event["pid"]), int(event["started"])))
-            case "former":
-                former.append(event["image"])
             case "keep":
                 kept.update(map(str, event["ids"]))
-                former.clear()
+                committed = committed or bool(event.get("commit"))
             case "end":
                 found["end"] = str(event["how"])
     if about is None:
         return None
     stand = [effect for effect in effects.values() if effect.resource_id not in kept]
     return Story(
-        about, stand, processes=processes, former=former, kept_ids=frozenset(kept), **found
+        about,
+        stand,
+        processes=processes,
+        former=[] if committed else [*former.values()],
+        kept_ids=frozenset(kept),
+        **found,
     )
 
 

@@ -21,7 +21,7 @@ _EPILOG = f"`{PROGRAM} ACTION --help` tells the rest: start with run."
 def main(argv: list[str]) -> int:
     """Run the command line `argv` (less the program's name); the exit status."""
     options_argv, command = _split(argv)
-    options = _parser().parse_args(options_argv)
+    options = parser().parse_args(options_argv)
     try:
         status: int = options.follow(options, command)
         return status
@@ -44,12 +44,12 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(argv[:at]), list(argv[at + 1 :])
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
-    actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    actions = made.add_subparsers(metavar="ACTION", dest="action", required=True)
     for add in (add_run, add_serve, add_status, add_export, add_clean):
         add(actions)
-    return parser
+    return made
 
 
 if __name__ == "__main__":

@@ -14,7 +14,10 @@ from packer_plugin_osc_chroot.localcloud.region_options import UsageError, check
 from packer_plugin_osc_chroot.localcloud.remains import clean
 from packer_plugin_osc_chroot.localcloud.tell import say
 
-_STATE_HELP = "the Region kept in DIR, whether it runs or not (default: one that runs)"
+_STATE_HELP = (
+    "the Region kept in DIR, whether it runs or not, or that runs in DIR, which status shows (default:"
+    " the one that runs)"
+)
 
 
 def add_status(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -118,7 +121,10 @@ def _one(state: Path | None) -> Running:
         where = f" with --state {state}" if state is not None else ""
         raise UsageError(f"no localcloud runs here{where}: `localcloud serve` starts one")
     if len(found) > 1:
-        raise UsageError(f"{len(found)} localclouds run here: say which with --state DIR")
+        raise UsageError(
+            f"{len(found)} localclouds run here: say which with --state DIR (`localcloud status` shows"
+            " where each is)"
+        )
     return found[0]
 
 

@@ -316,9 +316,10 @@ class Config:
         check=checks.command_wrapper,
     )
     device_path: str = option(
-        "The device name to link the volume as, and the path where it is found.",
+        "The device name to link the volume as. Its disk is found under whatever name this VM gives"
+        " it.",
         default="",
-        default_text="a free one, found by itself",
+        default_text="a free one",
         check=checks.device,
     )
     nvme_device_path: str = option(

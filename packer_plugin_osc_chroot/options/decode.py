@@ -1,12 +1,17 @@
 """Raw values as Packer hands them over, turned into the types of the options table.
 
 Legacy JSON templates write numbers and booleans as strings at will, and Packer's own builders accept
-that; the rules here are theirs (mapstructure's weak decoding), except that a number with a fraction
-is refused where a whole one is wanted. HCL2 values arrive already typed by core.
+that; the rules here are theirs (mapstructure's weak decoding), and a test compares the two. Refused
+here is what can only be a mistake: a number with a fraction or beyond 64 bits where a whole one is
+wanted, a number without unit as a duration, a map or a single value as a list of lists.
+HCL2 values arrive already typed by core.
 """
 
 import json
+import math
 from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from packer_plugin_osc_chroot.options.declaration import Kind
@@ -16,6 +21,7 @@ from packer_plugin_osc_chroot.options.report import Report
 UNKNOWN = "<unknown>"
 """What core puts in place of a data source's string that is not evaluated at `packer validate`."""
 
+_MAX_INT = 2**63 - 1
 _TRUE = {"1", "t", "T", "true", "TRUE", "True"}
 _FALSE = {"", "0", "f", "F", "false", "FALSE", "False"}
 
@@ -96,8 +102,12 @@ def _string(value: object, path: str, report: Report) -> str:
             return "1" if value else "0"
         case int():
             return str(value)
-        case float():
-            return str(int(value)) if value.is_integer() else repr(value)
+        case float() if math.isfinite(value):
+            # Go writes all digits and no exponent.
+            return format(Decimal(repr(value)), "f").removesuffix(".0")
+        case None:
+            # A list's or a map's null.
+            return ""
     wrong_type(Kind.STRING, value, path, report)
     return ""
 
@@ -117,26 +127,28 @@ def _bool(value: object, path: str, report: Report) -> bool:
 
 
 def _int(value: object, path: str, report: Report) -> int:
+    number = _whole_number(value)
+    if number is None or abs(number) > _MAX_INT:
+        wrong_type(Kind.INT, value, path, report)
+        return 0
+    return number
+
+
+def _whole_number(value: object) -> int | None:
     match value:
-        case bool():
+        case bool() | int():
             return int(value)
-        case int():
-            return value
         case float() if value.is_integer():
             return int(value)
         case str() if value in ("", UNKNOWN):
             return 0
-        case str():
-            try:
-                # Base 0 takes 0x10 as Go does; a leading zero alone means octal there.
-                digits = value.lstrip("+-")
-                if len(digits) > 1 and digits.isdigit() and digits.startswith("0"):
-                    return int(value, 8)
-                return int(value, 0)
-            except ValueError:
-                pass
-    wrong_type(Kind.INT, value, path, report)
-    return 0
+        case str() if value.isascii() and not any(char.isspace() for char in value):
+            # Base 0 takes 0x10 as Go does; a leading zero alone means octal there.
+            digits = value.lstrip("+-")
+            is_octal = len(digits) > 1 and digits.isdigit() and digits.startswith("0")
+            with suppress(ValueError):
+                return int(value, 8 if is_octal else 0)
+    return None
 
 
 def _duration(value: object, path: str, report: Report) -> float | None:
@@ -168,7 +180,7 @@ def _tuples(value: object, path: str, report: Report) -> tuple[tuple[str, ...], 
         return ()
     tuples = []
     for i, item in enumerate(value):
-        if isinstance(item, list):
+        if isinstance(item, list | str):
             tuples.append(_strings(item, f"{path}[{i}]", report))
         else:
             wrong_type(Kind.STRINGS, item, f"{path}[{i}]", report)
@@ -182,7 +194,7 @@ def _string_map(value: object, path: str, report: Report) -> dict[str, str]:
         for item in value:
             merged.update(item)
         value = merged
-    if value == UNKNOWN or value == "":
+    if value == UNKNOWN:
         return {}
     if not isinstance(value, dict):
         wrong_type(Kind.STRING_MAP, value, path, report)

@@ -87,6 +87,8 @@ _BY_NAME: Mapping[str, ApiFilter] = {
     name: each for each in API_FILTERS for name in (each.name, *each.older)
 }
 TAGS = _BY_NAME["Tags"]
+# JSON's own true and false become digits in a map of strings.
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
 
 class FilterProblem(Exception):
@@ -105,9 +107,9 @@ def api_filter(name: str, value: str) -> tuple[str, Any]:
     if not value:
         raise FilterProblem("must have a value, found an empty string")
     if found.shape is Shape.BOOLEAN:
-        if value.lower() not in ("true", "false"):
+        if value.lower() not in _TRUTHS:
             raise FilterProblem(f'must be true or false, found "{value}"')
-        return found.name, value.lower() == "true"
+        return found.name, _TRUTHS[value.lower()]
     if found.shape is Shape.INTEGERS:
         if not value.isascii() or not value.isdigit() or len(value) > 9:
             raise FilterProblem(f'must be a whole number, found "{value}"')

@@ -162,35 +162,45 @@ class _Reclaim:
         return True
 
 
-def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> int:
-    """Returns the exit status: 1 where something is left that should have gone."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="packer-plugin-osc-chroot reclaim",
         description="Undo what builds left that were killed on this VM, or kept by -on-error=abort."
         " Credentials are taken from the environment or ~/.osc/config.json.",
     )
-    parser.add_argument("--dry-run", action="store_true", help="only say what there is")
-    parser.add_argument("--json", action="store_true", help="report as one JSON object")
-    parser.add_argument(
+    made.add_argument("--dry-run", action="store_true", help="only say what there is")
+    made.add_argument("--json", action="store_true", help="report as one JSON object")
+    made.add_argument(
         "--orphans",
         action="store_true",
         help="also remove volumes and snapshots made by this plugin on this VM, or on VMs that are"
         " gone, that no journal knows and no OMI uses",
     )
-    parser.add_argument(
+    made.add_argument(
         "--hours",
         type=float,
         default=_AGE_HOURS,
         metavar="N",
         help="how old such a volume or snapshot must be (default: %(default)g)",
     )
-    parser.add_argument(
+    made.add_argument(
         "--command-wrapper",
         default="",
         metavar="TEMPLATE",
         help="as command_wrapper of the template, for users other than root: 'sudo {{.Command}}'",
     )
-    options = parser.parse_args(argv)
+    made.add_argument(
+        "--vm-id",
+        default="",
+        metavar="ID",
+        help="this VM's id, where its metadata service cannot be asked",
+    )
+    return made
+
+
+def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> int:
+    """Returns the exit status: 1 where something is left that should have gone."""
+    options = parser().parse_args(argv)
     environ = os.environ if environ is None else environ
     # With --json standard output has the report alone.
     ui = ScreenUi(sys.stderr if options.json else sys.stdout)
@@ -223,7 +233,7 @@ def _run(
     config = Config(command_wrapper=options.command_wrapper or "{{.Command}}")
     reclaim = _Reclaim(
         environ=environ,
-        identity=read_identity(config, environ, token=token),
+        identity=read_identity(Config(vm_id=options.vm_id), environ, token=token),
         host=Host(plan_wrapper(config, Scope(started_at=datetime.now(UTC)))),
         ui=ui,
         token=token,

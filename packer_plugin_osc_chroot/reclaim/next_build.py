@@ -3,7 +3,7 @@
 import logging
 import time
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.dead import dead_journals
@@ -13,6 +13,9 @@ from packer_plugin_osc_chroot.reclaim.undo import undo_story
 from packer_plugin_osc_chroot.ui import Ui, printable
 
 log = logging.getLogger(__name__)
+
+# What could not be undone before gets this long for each thing: builds must not wait for it in vain.
+_AGAIN_SECONDS = 20.0
 
 RECLAIM = "packer-plugin-osc-chroot reclaim"
 
@@ -30,25 +33,30 @@ def undo_dead_builds(
     if cloud.journal.directory is None:
         return left
     remove_dead_sockets()
-    for journal in dead_journals(cloud.journal.directory):
-        token.check()
-        story = journal.story
-        if story.end == "kept":
-            log.info("%s is what -on-error kept", journal.path)
-            continue
-        if _place(story) != (vm_id, cloud.region, cloud.endpoint):
-            ui.message(
-                f"{title(story)} left something in Region {story.about.region} on VM"
-                f" {story.about.vm_id}: {RECLAIM} tells more"
-            )
-            continue
-        ui.say(f"Undoing what {title(story)} left...")
-        failures = undo_story(story, cloud, host=host, ui=ui, token=token)
-        if failures:
-            journal.failed()
-            left += [str(failure) for failure in failures]
-        else:
-            journal.remove()
+    try:
+        for journal in dead_journals(cloud.journal.directory):
+            token.check()
+            story = journal.story
+            if story.end == "kept":
+                log.info("%s is what -on-error kept", journal.path)
+                continue
+            if _place(story) != (vm_id, cloud.region, cloud.endpoint):
+                ui.message(
+                    f"{title(story)} left something in Region {story.about.region} on VM"
+                    f" {story.about.vm_id}: {RECLAIM} tells more"
+                )
+                continue
+            ui.say(f"Undoing what {title(story)} left...")
+            seconds = _AGAIN_SECONDS if story.end == "failed" else UNDO_SECONDS
+            failures = undo_story(story, cloud, host=host, ui=ui, token=token, seconds=seconds)
+            token.check()
+            if failures:
+                journal.failed()
+                left += [str(failure) for failure in failures]
+            else:
+                journal.remove()
+    except OSError as error:
+        ui.message(f"warning: journals in {cloud.journal.directory}: {error.strerror}")
     token.check()
     return left
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import instance_of
 from packer_plugin_osc_chroot.host.disk_search import find_again
@@ -17,11 +17,12 @@ from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.host.mounts import remove_dirs, unmount_root
 from packer_plugin_osc_chroot.host.process import end_family
 from packer_plugin_osc_chroot.host.procfs import Family, command_line, read_process
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.journal.journal import boot_id
 from packer_plugin_osc_chroot.journal.story import Effect, Story
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.resources.former_image import bring_back
-from packer_plugin_osc_chroot.resources.image import image_removal
+from packer_plugin_osc_chroot.resources.image import find_by_snapshot, image_removal
 from packer_plugin_osc_chroot.resources.link import undo_link
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.resources.snapshot import snapshot_removal
@@ -35,38 +36,50 @@ Step = Callable[[CancelToken], None]
 
 
 def undo_story(
-    story: Story, cloud: Cloud, *, host: Host, ui: Ui, token: CancelToken
+    story: Story,
+    cloud: Cloud,
+    *,
+    host: Host,
+    ui: Ui,
+    token: CancelToken,
+    seconds: float = UNDO_SECONDS,
 ) -> list[BuildError]:
-    """Undo all of it whatever fails; each failure has been shown. A cancel ends it where it is."""
+    """Undo all of it whatever fails, each thing within `seconds`; each failure has been shown.
+
+    A cancel ends it where it is, and is one more failure.
+    """
     failures: list[BuildError] = []
     for step in _steps(story, cloud, host=host, ui=ui):
-        own = CancelToken(deadline=UNDO_SECONDS, reason="undoing took too long")
+        if token.cancelled:
+            failures.append(Cancelled())
+            break
+        own = CancelToken(deadline=seconds, reason="undoing took too long")
         try:
             with token.on_cancel(own.cancel):
                 step(own)
-            token.check()
-        except BuildError as error:
+        except (BuildError, OSError) as error:
             log.info("undoing: %s", error, exc_info=True)
-            ui.error(f"Could not undo: {error}")
-            for line in error.details:
+            failure = error if isinstance(error, BuildError) else BuildError(str(error))
+            ui.error(f"Could not undo: {failure}")
+            for line in failure.details:
                 ui.error(f"  {line}")
-            failures.append(error)
-        if token.cancelled:
-            break
+            failures.append(failure)
     return failures
 
 
 def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
     yield lambda token: _end_processes(story, host=host, ui=ui)
     for effect in story.of("CreateImage"):
-        if "SourceImageId" in effect.traces:
-            yield partial(_remove_copy, effect, cloud, ui)
-            continue
         name, snapshot_id = effect.traces.get("ImageName", ""), effect.traces.get("SnapshotId", "")
-        image = image_removal(cloud, name, story.about.account_id, snapshot_id)
-        yield partial(_remove, image, effect, ui)
+        if source_id := effect.traces.get("SourceImageId"):
+            copy = Attempt(resource_id=effect.resource_id, may_stand=True)
+            yield partial(_remove_copy, cloud, source_id, name, copy, ui)
+        else:
+            image = image_removal(cloud, name, story.about.account_id, snapshot_id)
+            yield partial(_remove, image, effect, ui)
     for former in story.former:
-        yield partial(_bring_back, former, cloud, ui)
+        # Once the name is free, and before the snapshots: nothing of these is among them.
+        yield partial(_bring_back, cloud, former, ui)
     for effect in story.of("CreateSnapshot"):
         yield partial(_remove, snapshot_removal(cloud, _client_token(effect), ui=ui), effect, ui)
     yield lambda token: _unmount(story, host=host, ui=ui, token=token)
@@ -84,13 +97,19 @@ def _remove(removal: Removal, effect: Effect, ui: Ui, token: CancelToken) -> Non
     removal.run(Attempt(resource_id=effect.resource_id, may_stand=True), ui=ui, token=token)
 
 
-def _remove_copy(effect: Effect, cloud: Cloud, ui: Ui, token: CancelToken) -> None:
-    attempt = Attempt(resource_id=effect.resource_id, may_stand=True)
-    remove_copy(cloud, effect.traces.get("ImageName", ""), attempt, ui=ui, token=token)
+def _remove_copy(
+    cloud: Cloud, source_id: str, name: str, copy: Attempt, ui: Ui, token: CancelToken
+) -> None:
+    remove_copy(cloud, source_id, name, copy, ui=ui, token=token)
 
 
-def _bring_back(former: Mapping[str, Any], cloud: Cloud, ui: Ui, token: CancelToken) -> None:
-    bring_back(cloud, former, ui=ui, token=token)
+def _bring_back(cloud: Cloud, image: Mapping[str, Any], ui: Ui, token: CancelToken) -> None:
+    """Unless it is there: it had not gone, or has come back already."""
+    name, account_id = str(image["ImageName"]), str(image.get("AccountId", ""))
+    for snapshot_id in snapshots_in(image)[:1]:
+        if find_by_snapshot(cloud, name, account_id, snapshot_id, token=token) is None:
+            gone = Attempt(resource_id=str(image["ImageId"]), may_stand=True)
+            bring_back(cloud, image, gone, ui=ui, token=token)
 
 
 def _client_token(effect: Effect) -> str:
@@ -113,8 +132,11 @@ def _end_processes(story: Story, *, host: Host, ui: Ui) -> None:
 
 def _unmount(story: Story, *, host: Host, ui: Ui, token: CancelToken) -> None:
     mount = story.mount
-    if mount is None or not _disk_is_there(story):
+    if mount is None or story.disk is None or not _is_this_boot(story):
         # After a reboot nothing of it is mounted; what is there belongs to somebody else.
+        return
+    if instance_of(story.disk.path) not in (story.disk.instance, ""):
+        # As where another disk has its name now. A mount stays where the disk was torn out.
         return
     mounted = [each for each in mounts_below(mount.point) if each.mount_point == mount.point]
     if any(each.device_number == mount.number for each in mounted):

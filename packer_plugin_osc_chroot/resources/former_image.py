@@ -67,12 +67,11 @@ def _deregister(cloud: Cloud, image: Json, *, phases: Phases, token: CancelToken
     attempt = Attempt(resource_id=image_id)
     draft = phases.draft(
         "deregistered OMI",
-        lambda: bring_back(cloud, image, ui=ui) if attempt.may_stand else None,
+        lambda: bring_back(cloud, image, attempt, ui=ui),
         describe=lambda: _lost(image) if attempt.may_stand else "",
     )
+    cloud.journal.deregistering(image)
     with draft, attempt.sending():
-        # On the disk before: where this build is killed, the next one brings it back.
-        cloud.journal.former(image)
         delete_image(cloud, image_id, token=token)
 
 
@@ -84,11 +83,12 @@ def _lost(image: Json) -> str:
     )
 
 
-def bring_back(cloud: Cloud, image: Json, *, ui: Ui, token: CancelToken | None = None) -> None:
-    """Register it again from its snapshots, as it was but for the id, unless it is there.
-
-    Without a `token` it has the time that undoing has. Raises UndoError.
-    """
+def bring_back(
+    cloud: Cloud, image: Json, attempt: Attempt, *, ui: Ui, token: CancelToken | None = None
+) -> None:
+    """Register it again from its snapshots, as it was but for the id. Raises UndoError."""
+    if not attempt.may_stand:
+        return
     token = token or undo_token()
     name, image_id = image.get("ImageName"), str(image["ImageId"])
     ui.say(f'Registering the former OMI "{name}" again...')
@@ -98,6 +98,7 @@ def bring_back(cloud: Cloud, image: Json, *, ui: Ui, token: CancelToken | None =
             ui.message(f"OMI {image_id} was not deregistered")
             return
         _give_back(cloud, image, again, token=token, ui=ui)
+        cloud.journal.returned(image_id, again)
     except BuildError as error:
         raise UndoError(
             f'the former OMI "{name}" ({image_id}) is not registered again as it was:'
@@ -109,23 +110,18 @@ def bring_back(cloud: Cloud, image: Json, *, ui: Ui, token: CancelToken | None =
 
 
 def _register(cloud: Cloud, image: Json, *, token: CancelToken) -> str:
-    """The id of what is registered from the same root snapshot under the name, now or already."""
     image_id, account_id = str(image["ImageId"]), str(image.get("AccountId", ""))
     request = parse_request(image)
     root = str((request.root.get("Bsu") or {}).get("SnapshotId", ""))
+
+    def send() -> str:
+        return create_image(cloud, request.body(root), name_is_new=False, token=token)
 
     def find() -> str | None:
         return find_by_snapshot(
             cloud, request.name, account_id, root, token=token, other_than=image_id
         )
 
-    def send() -> str:
-        # Whatever becomes of this build, nobody is to take it back.
-        body = request.body(root)
-        return create_image(cloud, body, name_is_new=False, token=token, journaled=False)
-
-    if (again := find()) is not None:
-        return again
     try:
         return sent_once(send, find, token=token)
     except CloudError as error:

@@ -163,7 +163,6 @@ def _linked_disk(
         return find_disk(
             volume_id,
             api_name=attempt.name,
-            device_path=attempt.device_path,
             nvme_device_path=attempt.nvme_device_path,
             size=attempt.size,
             before=attempt.disks_before,

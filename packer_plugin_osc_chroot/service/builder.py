@@ -1,5 +1,6 @@
 """The Builder service: Prepare, Run and Cancel, mapped to the options and the build."""
 
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from packer_plugin_osc_chroot.service.status import abort
 if TYPE_CHECKING:
     from packer_plugin_osc_chroot.build import Communicator, Context
     from packer_plugin_osc_chroot.service.stream import RunStream
+
+
+# A variable, so that type checkers do not take it for the system that they run on.
+_SYSTEM: str = sys.platform
 
 
 class BuilderService(rpc.BuilderServicer):
@@ -61,6 +66,12 @@ class BuilderService(rpc.BuilderServicer):
     def Run(
         self, request_iterator: Iterator[pb.RunRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.RunEvent]:
+        if _SYSTEM != "linux":
+            context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"builds run on Linux, on an OUTSCALE VM; on this system ({_SYSTEM}) templates can"
+                " only be validated",
+            )
         # The build and what it imports are not needed to validate.
         from packer_plugin_osc_chroot.service.stream import RunStream
 

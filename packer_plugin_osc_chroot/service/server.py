@@ -4,18 +4,22 @@ and does not end before every build has undone what it made.
 The lifeline is standard input: its first line is the token that calls must carry, its end means that
 the shim is gone. Terminal signals do not reach us (we have a session of our own); SIGTERM is treated
 like the end of the lifeline.
+
+Templates are validated on macOS and Windows too: this module and what Prepare imports use nothing that
+those lack.
 """
 
 import hmac
 import logging
 import os
-import select
+import queue
 import shutil
 import signal
+import socket as sockets
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +31,7 @@ from packer_plugin_osc_chroot.service.artifact import ArtifactService
 from packer_plugin_osc_chroot.service.builder import BuilderService
 from packer_plugin_osc_chroot.service.communicator import CommunicatorService
 from packer_plugin_osc_chroot.service.registry import Registry
+from packer_plugin_osc_chroot.version import VERSION
 
 log = logging.getLogger(__name__)
 
@@ -45,16 +50,16 @@ def serve(socket: Path) -> NoReturn:
     """Serve until the lifeline ends, then end the process. The socket's directory is ours."""
     redact = Redactor()
     _log_to_stderr(redact)
-    terminated = _catch_signals()
+    lifeline = _Lifeline()
     registry = Registry(environ=dict(os.environ), redact=redact)
     status = 1
     try:
-        token, reason = _read_token(terminated)
+        token, reason = lifeline.read_token()
         if not reason:
-            server = _start(socket, token, registry)
+            server, address = _start(socket, token, registry)
             # The shim waits for this line before it connects.
-            os.write(1, b"ready\n")
-            reason = _wait_for_end(terminated)
+            os.write(1, f"ready {VERSION} {address}\n".encode())
+            reason = lifeline.wait_for_end()
             log.info("ending: %s", reason)
             registry.cancel_all(reason)
             registry.join()
@@ -71,7 +76,8 @@ def serve(socket: Path) -> NoReturn:
         os._exit(status)
 
 
-def _start(socket: Path, token: str, registry: Registry) -> grpc.Server:
+def _start(socket: Path, token: str, registry: Registry) -> tuple[grpc.Server, str]:
+    """The server, and where it is reached."""
     server = grpc.server(
         ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="grpc"),
         interceptors=[_TokenCheck(token)],
@@ -80,9 +86,13 @@ def _start(socket: Path, token: str, registry: Registry) -> grpc.Server:
     rpc.add_BuilderServicer_to_server(BuilderService(registry), server)
     rpc.add_CommunicatorServicer_to_server(CommunicatorService(registry), server)
     rpc.add_ArtifactServicer_to_server(ArtifactService(registry), server)
-    server.add_insecure_port(f"unix:{socket}")
+    address = f"unix:{socket}"
+    if hasattr(sockets, "AF_UNIX"):
+        server.add_insecure_port(address)
+    else:  # Windows. Whoever finds the port lacks the token.
+        address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
     server.start()
-    return server
+    return server, address
 
 
 class _TokenCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
@@ -109,47 +119,43 @@ class _TokenCheck(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic 
         return self._refusal
 
 
-def _catch_signals() -> int:
-    """Ignore what terminals send; SIGTERM makes the descriptor that is returned readable.
+class _Lifeline:
+    """Standard input and SIGTERM, whichever ends first. What terminals send is ignored."""
 
-    Nothing is raised from the handler: there is no moment at which undoing may be interrupted.
-    """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
+    def __init__(self) -> None:
+        # Its put may be called by a signal's handler. Nothing is raised from there: there is no moment
+        # at which undoing may be interrupted.
+        self._ends: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._token = ""
+        for name in ("SIGINT", "SIGHUP"):
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, frame: self._ends.put(_TERMINATED))
+        threading.Thread(target=self._read, daemon=True, name="lifeline").start()
 
-    def note(number: int, frame: object) -> None:
-        with suppress(BlockingIOError):
-            os.write(writer, b"x")
+    def read_token(self) -> tuple[str, str]:
+        """The token, or why there is none."""
+        reason = self._ends.get()
+        return self._token, reason
 
-    signal.signal(signal.SIGTERM, note)
-    return reader
+    def wait_for_end(self) -> str:
+        """Until the lifeline ends or SIGTERM arrives; which of them."""
+        return self._ends.get()
 
-
-def _read_token(terminated: int) -> tuple[str, str]:
-    """The token, or why there is none. Byte by byte, so that nothing of what follows is taken."""
-    line = bytearray()
-    while True:
-        ready, _, _ = select.select([0, terminated], [], [])
-        if terminated in ready:
-            return "", _TERMINATED
-        byte = os.read(0, 1)
-        if not byte:
-            return "", _GONE
-        if byte == b"\n":
-            return line.decode("ascii"), ""
-        line += byte
-
-
-def _wait_for_end(terminated: int) -> str:
-    """Until the lifeline ends or SIGTERM arrives; which of them."""
-    while True:
-        ready, _, _ = select.select([0, terminated], [], [])
-        if terminated in ready:
-            return _TERMINATED
-        if not os.read(0, 4096):
-            return _GONE
+    def _read(self) -> None:
+        try:
+            line = b""
+            while not line.endswith(b"\n"):
+                byte = os.read(0, 1)
+                if not byte:
+                    return
+                line += byte
+            self._token = line.decode("ascii").strip()
+            self._ends.put("")
+            while os.read(0, 4096):
+                pass
+        finally:
+            self._ends.put(_GONE)
 
 
 def _log_to_stderr(redact: Redactor) -> None:

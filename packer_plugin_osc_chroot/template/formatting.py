@@ -79,16 +79,10 @@ def format_value(value: Value, verb: str, flags: Flags) -> str:
     if value is None or isinstance(value, NoValue):
         return _pad("<nil>", flags) if verb in "Tv" else f"%!{verb}(<nil>)"
     if verb == "T":
-        return _pad(_truncate(_type(value), flags), flags)
+        return _pad(_truncate(type_name(value), flags), flags)
     if verb == "p" and not isinstance(value, GoMap | GoSlice | GoStruct):
         return _bad_verb(value, verb, flags)
     return _print(value, verb, flags, top=True)
-
-
-def _type(value: Value) -> str:
-    if isinstance(value, GoStruct):
-        raise TemplateError("printf cannot name the type of a builder's data")
-    return type_name(value)
 
 
 def _print(value: Value, verb: str, flags: Flags, *, top: bool) -> str:
@@ -286,7 +280,7 @@ class _Printf:
         shown = [
             "<nil>"
             if value is None or isinstance(value, NoValue)
-            else f"{_type(value)}={format_value(value, 'v', PLAIN)}"
+            else f"{type_name(value)}={format_value(value, 'v', PLAIN)}"
             for value in self._values[self._argument :]
         ]
         self._write(f"%!(EXTRA {', '.join(shown)})")

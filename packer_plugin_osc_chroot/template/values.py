@@ -155,7 +155,9 @@ def type_name(value: Value) -> str:
         case GoSlice():
             return "[]interface {}"
         case GoStruct():
-            return "*struct"
+            # Go's builders have named types; without a name, the fields are the name.
+            fields = "; ".join(f"{name} {type_name(item)}" for name, item in value.entries.items())
+            return f"*struct {{ {fields} }}" if fields else "*struct {}"
 
 
 def is_nil(value: Value) -> bool:

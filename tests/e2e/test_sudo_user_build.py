@@ -17,6 +17,8 @@ from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
 pytestmark = pytest.mark.e2e
 
+SOURCE = "github.com/outscale/osc-chroot"
+
 # Shell, quotes and Packer's own templates would each make something else of one of these.
 LITERALS = ["$HOME", "`id -u`", "$(id -u)", "a \"b\" 'c'", "back\\slash", "é 漢", "*", "${X}"]
 
@@ -100,9 +102,9 @@ def test_whole_build_with_sudo(
         "PACKER_PLUGIN_PATH": str(workplace / "plugins"),
     }
 
-    def as_user(*arguments: str) -> str:
+    def as_user(program: Path, *arguments: str) -> str:
         done = subprocess.run(
-            [*sudo_user.argv, f"./{packer.binary.name}", *arguments],
+            [*sudo_user.argv, f"./{program.name}", *arguments],
             cwd=workplace,
             env=environment,
             check=False,
@@ -114,8 +116,10 @@ def test_whole_build_with_sudo(
         assert done.returncode == 0, done.stdout
         return done.stdout
 
-    as_user("plugins", "install", "--path", packer.plugin.name, "github.com/outscale/osc-chroot")
-    said = as_user("build", "-color=false", "guest.pkr.hcl")
+    looked = as_user(packer.plugin, "doctor")
+    assert 'sudo asks nothing: set command_wrapper = "sudo {{.Command}}"' in looked
+    as_user(packer.binary, "plugins", "install", "--path", packer.plugin.name, SOURCE)
+    said = as_user(packer.binary, "build", "-color=false", "guest.pkr.hcl")
 
     assert "sleep 9741" in said
     (image,) = cloud.images()

@@ -14,14 +14,18 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/hashicorp/packer-plugin-sdk/template/config"
 	"github.com/hashicorp/packer-plugin-sdk/template/interpolate"
 )
 
 // Case is one template and what it is rendered with.
 type Case struct {
 	Template string
-	// Mode is "validate" (parse only), "once" or "render" (until nothing changes).
+	// Mode is "validate" (parse only), "once" or "render" (until nothing changes); or "decode", where
+	// Template is the JSON text of a value and the answer the JSON text of what a configuration's field
+	// of the kind Kind gets from it.
 	Mode string
+	Kind string
 	// Data is null, or an array of a kind and its members; see decodeData.
 	Data          json.RawMessage
 	BuildName     string
@@ -90,6 +94,8 @@ func (c *Case) run() (text string, err error) {
 		UserVariables:           c.UserVariables,
 	}
 	switch c.Mode {
+	case "decode":
+		return decodeValue(c.Kind, c.Template)
 	case "validate":
 		return "", interpolate.Validate(c.Template, ctx)
 	case "once":
@@ -107,6 +113,36 @@ func (c *Case) run() (text string, err error) {
 		text = rendered
 	}
 	return "", errors.New("still changing")
+}
+
+// fields holds one field of each kind, as Packer's builders declare them.
+type fields struct {
+	String  string            `mapstructure:"string"`
+	Bool    bool              `mapstructure:"bool"`
+	Int     int64             `mapstructure:"int"`
+	Seconds time.Duration     `mapstructure:"duration"`
+	Strings []string          `mapstructure:"strings"`
+	Tuples  [][]string        `mapstructure:"tuples"`
+	Map     map[string]string `mapstructure:"string_map"`
+}
+
+func decodeValue(kind, text string) (string, error) {
+	var value any
+	if err := json.Unmarshal([]byte(text), &value); err != nil {
+		return "", err
+	}
+	var target fields
+	err := config.Decode(&target, &config.DecodeOpts{Interpolate: false}, map[string]any{kind: value})
+	if err != nil {
+		return "", err
+	}
+	decoded := map[string]any{
+		"string": target.String, "bool": target.Bool, "int": target.Int,
+		"duration": target.Seconds.Seconds(), "strings": target.Strings, "tuples": target.Tuples,
+		"string_map": target.Map,
+	}[kind]
+	answer, err := json.Marshal(decoded)
+	return string(answer), err
 }
 
 // decodeData reads template data: ["nil"], ["decode"], ["map", {…}], ["strings", {…}],

@@ -3,11 +3,13 @@
 `make chaos` runs all of it; else a sample, drawn from a seed that is printed.
 """
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import chaos_child
 import pytest
@@ -33,14 +35,31 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wait, "SETTLE_SECONDS", 1.0)
 
 
-def named(name: str) -> Config:
-    return Config(**{**vars(OPTIONS), "omi_name": name})
+# What each kind of build has beside the options of all.
+KINDS: dict[str, dict[str, Any]] = {
+    "source": {},
+    "scratch": {
+        "source_omi": "",
+        "omi_description": "",
+        "snapshot_tags": {},
+        "from_scratch": True,
+        "root_volume_size": 1,
+        "pre_mount_commands": (
+            "parted -s {{.Device}} mklabel msdos mkpart primary 1M 100%",
+            "mkfs.ext4 -q {{.Device}}1",
+        ),
+    },
+}
 
 
-def all_points(cloud: LocalCloud) -> list[str]:
+def config(kind: str, name: str) -> Config:
+    return Config(**{**vars(OPTIONS), **KINDS[kind], "omi_name": name})
+
+
+def all_points(cloud: LocalCloud, kind: str) -> list[str]:
     """What a build does that nothing happens to."""
     with Points(0, "before", lambda name: None).installed() as points:
-        run(cloud, config=named("undisturbed"))
+        run(cloud, config=config(kind, "undisturbed"))
     return points.names
 
 
@@ -88,23 +107,24 @@ def fail(name: str, cloud_error: CloudError) -> None:
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("kind", ["fail", "cancel"])
-def test_chaos_in_a_living_process(chaos: Chaos, kind: str, tmp_path: Path) -> None:
-    whens: tuple[When, ...] = WHENS if kind == "cancel" else ("before", "after")
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", ["fail", "cancel"])
+def test_chaos_in_a_living_process(chaos: Chaos, what: str, kind: str, tmp_path: Path) -> None:
+    whens: tuple[When, ...] = WHENS if what == "cancel" else ("before", "after")
     with LocalCloud() as cloud:
-        names = all_points(cloud)
+        names = all_points(cloud, kind)
         injections = [(nth, when) for nth in range(1, len(names) + 1) for when in whens]
-        for nth, when in chaos.draw(injections, sample=12):
+        for nth, when in chaos.draw(injections, sample=8):
             token, ui = CancelToken(), RecordingUi()
             strikes: dict[str, Callable[[str], None]] = {"before": fail_before, "after": fail_after}
 
             def cancel(name: str, token: CancelToken = token) -> None:
                 token.cancel()
 
-            omi_name = f"chaos {kind} {nth} {when}"
-            with Points(nth, when, cancel if kind == "cancel" else strikes[when]).installed() as at:
+            omi_name = f"chaos {what} {nth} {when}"
+            with Points(nth, when, cancel if what == "cancel" else strikes[when]).installed() as at:
                 try:
-                    run(cloud, config=named(omi_name), ui=ui, token=token)
+                    run(cloud, config=config(kind, omi_name), ui=ui, token=token)
                     end = "made"
                 except Cancelled:
                     end = "cancelled"
@@ -123,15 +143,19 @@ def test_chaos_in_a_living_process(chaos: Chaos, kind: str, tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(3600)
-def test_chaos_of_kill_9(chaos: Chaos, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_chaos_of_kill_9(
+    chaos: Chaos, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with LocalCloud() as cloud:
-        names = all_points(cloud)
+        names = all_points(cloud, kind)
         injections = [(nth, when) for nth in range(1, len(names) + 1) for when in WHENS]
-        for nth, when in chaos.draw(injections, sample=15):
+        for nth, when in chaos.draw(injections, sample=10):
             omi_name = f"chaos kill {nth} {when}"
             done = subprocess.run(
                 [sys.executable, chaos_child.__file__, str(nth), when, omi_name],
-                env=cloud.child_environment(os.environ),
+                env=cloud.child_environment(os.environ)
+                | {"CHAOS_OPTIONS": json.dumps(KINDS[kind])},
                 capture_output=True,
                 text=True,
                 check=False,

@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.mountinfo import read_mounts
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
 from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import tiny_image
@@ -242,7 +243,8 @@ def test_keys_and_endpoint_from_the_template() -> None:
             region=there["OSC_REGION"],
             custom_endpoint_oapi=cloud.url,
         )
-        run(cloud, config=config, environ={"OSC_CHROOT_METADATA_URL": cloud.url, "HOME": "/"})
+        environ = {"OSC_CHROOT_METADATA_URL": cloud.url, "HOME": "/"}
+        run(cloud, config=config, environ=environ | {STATE_VARIABLE: there[STATE_VARIABLE]})
         assert len(cloud.images()) == 1
 
 

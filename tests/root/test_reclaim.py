@@ -8,7 +8,15 @@ from pathlib import Path
 
 import chaos_child
 import pytest
-from in_process import OPTIONS, assert_nothing_left, build_on, live_snapshots, run
+from in_process import (
+    OPTIONS,
+    Provisioner,
+    assert_nothing_left,
+    build_on,
+    live_snapshots,
+    run,
+)
+from test_source_omi import region
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
@@ -23,9 +31,9 @@ from packer_plugin_osc_chroot.ui import RecordingUi
 pytestmark = pytest.mark.root
 
 
-def killed(cloud: LocalCloud, point: str) -> None:
+def killed(cloud: LocalCloud, point: str, **options: object) -> None:
     """A build that is killed right after something it does, such as "call LinkVolume"."""
-    environ = cloud.child_environment(os.environ)
+    environ = cloud.child_environment(os.environ) | {"CHAOS_OPTIONS": json.dumps(options)}
     argv = [sys.executable, chaos_child.__file__, point, "after", "killed"]
     done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
     assert done.stdout.startswith(f"struck {point}"), done.stdout + done.stderr
@@ -64,6 +72,49 @@ def test_a_committed_omi_stays(capsys: pytest.CaptureFixture[str]) -> None:
         assert reclaim(cloud) == 0
         assert_nothing_left(cloud)
         assert [image.name for image in cloud.images()] == ["killed"]
+
+
+@pytest.mark.parametrize("point", ["journal former", "call DeleteImage", "call CreateImage"])
+def test_an_omi_that_made_room_comes_back(point: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCloud() as cloud:
+        former = run(cloud, config=named("killed"))
+        killed(cloud, point, force_deregister=True)
+        assert reclaim(cloud) == 0
+        assert_nothing_left(cloud)
+        (image,) = cloud.images()
+        assert image.name == "killed" and image.root_snapshot_id() == former.snapshot_ids[0]
+        assert image.tags == {"made-by": former.region}
+        assert len(live_snapshots(cloud)) == 1
+
+
+def test_an_omi_that_made_room_stays_away_once_its_successor_is_complete(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with LocalCloud() as cloud:
+        former = run(cloud, config=named("killed"))
+        killed(cloud, "journal keep", force_deregister=True)
+        assert reclaim(cloud) == 0
+        (image,) = cloud.images()
+        assert image.root_snapshot_id() != former.snapshot_ids[0]
+
+
+@pytest.mark.parametrize("point", ["call CreateImage", "journal disk"])
+def test_the_copy_of_a_foreign_omi_goes(
+    tmp_path: Path, point: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with region(tmp_path, may_use_snapshot=False) as cloud:
+        killed(cloud, point)
+        assert reclaim(cloud) == 0
+        assert_nothing_left(cloud)
+        assert cloud.images() == [] and live_snapshots(cloud) == []
+
+
+def test_a_living_build_is_not_touched(capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCloud() as cloud:
+        ends: list[int] = []
+        run(cloud, provisioner=Provisioner(look=lambda *given: ends.append(reclaim(cloud))))
+        assert ends == [0]
+        assert_nothing_left(cloud)
 
 
 def test_reclaim_first_looks_and_then_undoes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +157,9 @@ def test_a_command_that_goes_on_is_ended(capsys: pytest.CaptureFixture[str]) -> 
     with LocalCloud() as cloud:
         command_line = f"sleep 1234.{os.getpid()}"
         find = ["pgrep", "--full", f"^{command_line}"]
-        environ = cloud.child_environment(os.environ) | {"CHAOS_COMMAND": command_line}
+        environ = cloud.child_environment(os.environ) | {
+            "CHAOS_OPTIONS": json.dumps({"pre_mount_commands": [command_line]})
+        }
         argv = [
             sys.executable,
             chaos_child.__file__,

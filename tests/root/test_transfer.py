@@ -118,6 +118,55 @@ def test_existing_file_keeps_its_mode_and_owner(place: Place) -> None:
     assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o600, 12, 34)
 
 
+@pytest.mark.parametrize("kind", ["plain", "hard link", "mounted over"])
+def test_existing_file_is_replaced_whole_or_not_at_all(place: Place, kind: str) -> None:
+    target = place.root / "etc/old"
+    target.write_text("as it was")
+    os.setxattr(target, "user.label", b"kept")
+    if kind == "hard link":
+        os.link(target, place.root / "etc/other")
+    elif kind == "mounted over":
+        (place.top / "bound").write_text("as it was")
+        run("mount", "--bind", str(place.top / "bound"), str(target))
+
+    def breaks() -> Iterator[bytes]:
+        yield b"half"
+        raise BuildError("the source is gone")
+
+    try:
+        before = sorted(os.listdir(place.root / "etc"))
+        with pytest.raises(BuildError, match="the source is gone"):
+            place.files.upload("/etc/old", breaks(), mode=0, token=CancelToken())
+        assert target.read_text() == "as it was"
+        place.upload("/etc/old", b"new" * 100_000)
+        assert target.read_bytes() == b"new" * 100_000
+        assert sorted(os.listdir(place.root / "etc")) == before
+        if kind == "plain":
+            assert os.getxattr(target, "user.label") == b"kept"
+        elif kind == "hard link":
+            assert (place.root / "etc/other").read_bytes() == b"new" * 100_000
+        else:
+            assert (place.top / "bound").read_bytes() == b"new" * 100_000
+    finally:
+        if kind == "mounted over":
+            run("umount", str(target))
+
+
+def test_folder_that_breaks_off_leaves_the_hosts_file_as_it_was(place: Place) -> None:
+    (place.root / "tmp/t").mkdir()
+    with open(place.root / "tmp/t/big", "wb") as file:
+        file.truncate(400 << 20)
+    back = place.top / "back"
+    back.mkdir()
+    (back / "big").write_text("as it was")
+    token = CancelToken()
+    threading.Timer(0.05, token.cancel).start()
+    with pytest.raises(Cancelled):
+        place.files.download_dir("/tmp/t", str(back), contents_only=True, token=token)
+    assert os.listdir(back) == ["big"]
+    assert (back / "big").read_text() == "as it was"
+
+
 def test_symlinks_are_followed_inside_the_root(place: Place) -> None:
     (place.root / "var").symlink_to("/etc")
     (place.root / "etc/resolv.conf").symlink_to("../tmp/stub")
@@ -438,6 +487,12 @@ def test_disk_full_and_read_only(name: str, tmp_path: Path) -> None:
                 with pytest.raises(BuildError, match="no space left for /t/a"):
                     files.upload_dir(str(tree), "/t", contents_only=True, token=CancelToken())
                 assert not (root / "t/a").exists()
+                (root / "old").write_text("as it was")
+                chunks = (b"x" * 1_000_000 for _ in range(200))
+                with pytest.raises(BuildError, match="no space left for /old"):
+                    files.upload("/old", chunks, mode=0, token=CancelToken())
+                assert sorted(os.listdir(root)) == ["lost+found", "old", "t"]
+                assert (root / "old").read_text() == "as it was"
                 run("mount", "-o", "remount,ro", str(root))
                 with pytest.raises(BuildError, match="read-only"):
                     files.upload("/x", [b"x"], mode=0, token=CancelToken())

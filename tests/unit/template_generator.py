@@ -49,7 +49,7 @@ _VERBS = [
     "%g",
 ]
 _ONE = ["not", "len", "html", "js", "urlquery", "print", "println", "upper", "lower", "user"]
-_TWO = ["eq", "ne", "lt", "le", "gt", "ge", "and", "or", "index", "slice", "print"]
+_TWO = ["eq", "ne", "lt", "le", "gt", "ge", "and", "or", "index", "print"]
 _ESCAPED = [r"\n", r"\t", r"\\", r"\"", r"\x41", r"\u00e9", r"\101", r"\a", "%", "é", "{%", "${x}"]
 _GO_LAYOUT = [
     "2006",
@@ -222,7 +222,10 @@ class _Generator:
                         f'split {operand(depth)} "," {pick.choice(_NUMBERS)}',
                         f"replace {operand(0)} {operand(0)} {pick.choice(_NUMBERS)} {operand(0)}",
                         f"replace_all {operand(0)} {operand(0)} {operand(0)}",
+                        # Not with a field: Go's slice, unlike its index, refuses a number that comes
+                        # straight out of a map of interfaces. No builder has such data.
                         f"slice {operand(0)} {pick.choice(_NUMBERS)}",
+                        f"slice {operand(0)} {pick.choice(_NUMBERS)} {pick.choice(_NUMBERS)}",
                         f"index .L {pick.choice(_NUMBERS)}",
                         f"isotime {operand(0)}",
                         f'isotime "{"".join(pick.choices(_GO_LAYOUT, k=pick.randint(1, 6)))}"',

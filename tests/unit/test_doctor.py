@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -11,8 +10,11 @@ import pytest
 
 from packer_plugin_osc_chroot import cli
 from packer_plugin_osc_chroot.cloud.metadata import Identity
-from packer_plugin_osc_chroot.doctor import command, machine, region
+from packer_plugin_osc_chroot.doctor import command, journals, machine, region
 from packer_plugin_osc_chroot.doctor.finding import Finding, State
+from packer_plugin_osc_chroot.doctor.journals import check_journals
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
 CHECKS = [
@@ -22,6 +24,7 @@ CHECKS = [
     "root filesystems",
     "copy_files",
     "cache",
+    "journals",
     "metadata",
     "credentials",
     "API",
@@ -55,12 +58,6 @@ def environ(cloud: LocalCloud, tmp_path: Path) -> dict[str, str]:
 
 def examine(environ: Mapping[str, str]) -> dict[str, Finding]:
     return {finding.check: finding for finding, _ in command.examine(environ)}
-
-
-def closed_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_nothing_wrong(environ: dict[str, str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -146,7 +143,8 @@ def container(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
     monkeypatch.setattr(machine, "check_privileges", lambda: real(proc=folder.parent))
 
 
-NOWHERE = f"http://127.0.0.1:{closed_port()}"
+# tcpmux, which nobody serves.
+NOWHERE = "http://127.0.0.1:1"
 FAULTS: list[tuple[str, Break, State, str]] = [
     ("privileges", normal_user(sudo=False), State.PROBLEM, "not root.*command_wrapper"),
     ("privileges", normal_user(sudo=True), State.OK, 'set command_wrapper = "sudo {{.Command}}"'),
@@ -263,3 +261,26 @@ def test_a_vm_of_another_account(environ: dict[str, str], monkeypatch: pytest.Mo
     )
     found = examine(environ)["API"]
     assert found.state is State.PROBLEM and "does not show VM i-99999999" in found.message
+
+
+def test_journals(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", os.getuid)
+    state = tmp_path / "state"
+    environ[STATE_VARIABLE] = str(state)
+    assert check_journals(environ).state is State.OK
+    journal = Journal(state)
+    journal.begin(vm_id="i-1", omi_name="web")
+    journal.sending("CreateVolume", {"ClientToken": "t"})
+    assert check_journals(environ).state is State.OK, "it lives"
+    journal.end(kept=True, failed=False)
+    found = check_journals(environ)
+    assert found.state is State.WARNING and 'the build of "web" of ' in found.message
+    state.chmod(0o777)
+    assert check_journals(environ).state is State.PROBLEM
+    state.chmod(0o700)
+    monkeypatch.setattr(journals, "free_mib", lambda path: 0)
+    found = check_journals(environ)
+    assert found.state is State.WARNING and "no free space" in found.message
+    environ[STATE_VARIABLE] = str(next(state.iterdir()))
+    found = check_journals(environ)
+    assert found.state is State.WARNING and "is no folder" in found.message

@@ -20,6 +20,7 @@ from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
 from packer_plugin_osc_chroot.resources.former_image import bring_back
 from packer_plugin_osc_chroot.resources.image import delete_image, parse_source, read_image
+from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 from packer_plugin_osc_chroot.resources.source_volume import copied_image
 from packer_plugin_osc_chroot.ui import RecordingUi
@@ -136,7 +137,7 @@ def test_the_former_omi_comes_back(region: LocalCloud, tmp_path: Path, is_regist
 
     build = Killed(region, tmp_path / "journal")
     new = build.snapshot()
-    build.cloud.journal.former(former)
+    build.cloud.journal.deregistering(former)
     delete_image(build.cloud, former_id, token=build.token)
     if is_registered:
         build.image(new)
@@ -157,7 +158,7 @@ def assert_former_is_back(region: LocalCloud, former: Any) -> None:
 def test_once_a_build_is_done_nothing_comes_back(region: LocalCloud, tmp_path: Path) -> None:
     build = Killed(region, tmp_path / "journal")
     snapshot_id = build.snapshot()
-    build.cloud.journal.former({"ImageId": "ami-12345678", "ImageName": NAME})
+    build.cloud.journal.deregistering({"ImageId": "ami-12345678", "ImageName": NAME})
     build.cloud.journal.keep(snapshot_id, build.image(snapshot_id))
     assert build.story().former == []
     build.undo()
@@ -172,9 +173,10 @@ def test_what_comes_back_in_a_live_build_is_not_taken_back(
     assert former is not None
     build = Killed(region, tmp_path / "journal")
     delete_snapshot(build.cloud, build.snapshot(), token=build.token)
-    build.cloud.journal.former(former)
+    build.cloud.journal.deregistering(former)
     delete_image(build.cloud, former["ImageId"], token=build.token)
-    bring_back(build.cloud, former, ui=RecordingUi())
+    deregistered = Attempt(resource_id=former["ImageId"], may_stand=True)
+    bring_back(build.cloud, former, deregistered, ui=RecordingUi())
     assert build.story().of("CreateImage") == []
     build.undo()
     assert_former_is_back(region, former)

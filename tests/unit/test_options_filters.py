@@ -60,6 +60,7 @@ def test_the_documents_choices_are_known(document: dict[str, Any]) -> None:
         ("architecture", "x86_64", ("Architectures", ["x86_64"])),
         ("architecture", "*", ("Architectures", ["*"])),
         ("is-public", "true", ("PermissionsToLaunchGlobalPermission", True)),
+        ("is-public", "1", ("PermissionsToLaunchGlobalPermission", True)),
         ("SecureBoot", "False", ("SecureBoot", False)),
         ("block-device-mapping.volume-size", "10", ("BlockDeviceMappingVolumeSizes", [10])),
         ("tag:Name", "web=1", ("Tags", ["Name=web=1"])),

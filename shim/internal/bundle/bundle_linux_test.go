@@ -375,6 +375,15 @@ func TestGlibc(t *testing.T) {
 	if err := checkGlibc(next.String(), []string{here}); err == nil || err.Error() != want {
 		t.Errorf("%v", err)
 	}
+	// A release that defines no symbol version of its own.
+	library := filepath.Join(t.TempDir(), "libc.so.6")
+	text := "\x00GNU C Library (Debian GLIBC 2.31-13+deb11u11) stable release version 2.31.\n\x00"
+	if err := os.WriteFile(library, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if release := releaseOf(library, glibc{2, 30}); release != (glibc{2, 31}) {
+		t.Errorf("%v", release)
+	}
 	if err := checkGlibc("2.x", nil); err == nil {
 		t.Error("2.x is a version")
 	}

@@ -8,6 +8,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -63,7 +64,7 @@ func checkGlibc(needed string, candidates []string) error {
 		}
 		if found.less(floor) {
 			return fmt.Errorf("this plugin needs glibc %s or newer, this host has %s (%s)",
-				floor, found, candidate)
+				floor, releaseOf(candidate, found), candidate)
 		}
 		return nil
 	}
@@ -71,6 +72,24 @@ func checkGlibc(needed string, candidates []string) error {
 		return fmt.Errorf("this plugin needs glibc %s or newer, this host has none", floor)
 	}
 	return nil
+}
+
+// banner is in every C library, for those who run it as a program.
+var banner = regexp.MustCompile(`GNU C Library [^\n]*release version (\d+\.\d+)`)
+
+// releaseOf gives the version that users know a C library by. Some releases, such as 2.31, define no
+// symbol version of their own.
+func releaseOf(path string, symbols glibc) glibc {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return symbols
+	}
+	if found := banner.FindSubmatch(content); found != nil {
+		if release, ok := parseGlibc(string(found[1])); ok {
+			return release
+		}
+	}
+	return symbols
 }
 
 type glibc struct{ major, minor int }

@@ -1,6 +1,6 @@
 // Package components knows what this plugin consists of: the builders (later also data sources)
-// with their config and output specs. All of it comes from components.json, which the Python side
-// generates from its options table; nothing here repeats an option.
+// with their config and output specs, and what users can call. All of it comes from components.json, which the Python side
+// generates from its own tables; nothing here repeats an option or a command.
 package components
 
 import (
@@ -24,7 +24,10 @@ const KindBuilder = "builder"
 
 // Set is the content of components.json.
 type Set struct {
-	Version    string      `json:"version"`
+	Version string `json:"version"`
+	// Commands are those that users can call, Help is what tells of them.
+	Commands   []string    `json:"commands"`
+	Help       string      `json:"help"`
 	Components []Component `json:"components"`
 }
 

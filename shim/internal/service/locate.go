@@ -1,6 +1,7 @@
 package service
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -39,4 +40,28 @@ func Locate(arguments ...string) ([]string, error) {
 			"inside; set %s to an interpreter that has the package %s", EnvPython, pythonModule)
 	}
 	return append([]string{path, "-m", pythonModule}, arguments...), nil
+}
+
+// notThere is the status of a probe for a missing package. Interpreters have no such status of their own.
+const notThere = 93
+
+// Check says what is missing where the interpreter of argv, which Locate gave, has no Python side, before
+// that interpreter says it in its own way.
+func Check(argv []string, version string) error {
+	if bundle.Embedded() {
+		return nil
+	}
+	probe := fmt.Sprintf("import importlib.util, sys\n"+
+		"sys.exit(0 if importlib.util.find_spec(%q) else %d)", pythonModule, notThere)
+	err := exec.Command(argv[0], "-c", probe).Run()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == notThere {
+		return missing(argv[0], version)
+	}
+	return nil
+}
+
+func missing(interpreter, version string) error {
+	return fmt.Errorf("%s has no package %s: install the wheel of version %s there, or set %s to an "+
+		"interpreter that has it", interpreter, pythonModule, version, EnvPython)
 }

@@ -38,6 +38,8 @@ const (
 
 // Service is one running Python side. Its methods may be called from any goroutine.
 type Service struct {
+	version string // what the Python side must be of
+
 	ready chan struct{} // closed once conn or startError is set
 	ended chan struct{} // closed once the process is gone, or could not be started
 	conn  *grpc.ClientConn
@@ -54,10 +56,12 @@ type Service struct {
 	successor *Service
 }
 
-// Start starts the service and returns at once. locate gives the command line that runs the Python side
-// with these arguments; it may take its time.
-func Start(locate func(arguments ...string) ([]string, error)) *Service {
-	s := &Service{ready: make(chan struct{}), ended: make(chan struct{}), locate: locate}
+// Start starts the service, which must be of this version, and returns at once. locate gives the command
+// line that runs the Python side with these arguments; it may take its time.
+func Start(version string, locate func(arguments ...string) ([]string, error)) *Service {
+	s := &Service{
+		version: version, ready: make(chan struct{}), ended: make(chan struct{}), locate: locate,
+	}
 	go s.run()
 	return s
 }
@@ -67,7 +71,7 @@ func (s *Service) Successor() *Service {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
 	if s.successor == nil {
-		s.successor = Start(s.locate)
+		s.successor = Start(s.version, s.locate)
 	}
 	return s.successor
 }
@@ -147,8 +151,8 @@ func (s *Service) run() {
 	command := exec.Command(argv[0], argv[1:]...)
 	command.SysProcAttr = ownSession()
 	command.WaitDelay = outputDelay
-	listening := make(chan struct{})
-	stdout := &lines{handle: waitFor("ready", listening)}
+	listening := make(chan greeting, 1)
+	stdout := &lines{handle: waitForGreeting(listening)}
 	stderr := &lines{handle: s.errors.add}
 	command.Stdout, command.Stderr = stdout, stderr
 
@@ -179,11 +183,11 @@ func (s *Service) run() {
 		exited <- err
 	}()
 	select {
-	case <-listening:
+	case told := <-listening:
 		log.Printf("[DEBUG] service: ready after %s", time.Since(began).Round(time.Millisecond))
-		s.conn, err = dial(socket, hex.EncodeToString(token))
+		s.conn, err = s.dial(argv[0], told, hex.EncodeToString(token))
 		if err != nil {
-			s.fail(fmt.Errorf("the plugin's service cannot be reached: %w", err))
+			s.fail(err)
 			s.Close()
 		} else {
 			close(s.ready)
@@ -223,8 +227,7 @@ func (s *Service) hold(lifeline io.Closer) {
 func (s *Service) earlyEnd(argv []string) error {
 	how, lastWords := s.Exit()
 	if strings.Contains(lastWords, "No module named "+pythonModule) {
-		return fmt.Errorf("%s has no package %s: install it there, or set %s to an interpreter that "+
-			"has it", argv[0], pythonModule, EnvPython)
+		return missing(argv[0], s.version)
 	}
 	return fmt.Errorf("the plugin's service (%s) ended before it could work: %s%s",
 		argv[0], how, indented(lastWords))
@@ -245,12 +248,15 @@ func indented(text string) string {
 	return ":\n    " + strings.ReplaceAll(text, "\n", "\n    ")
 }
 
-// waitFor closes the channel at the first line that is the given word, and logs all others.
-func waitFor(word string, seen chan struct{}) func(string) {
+// greeting is what the service says once it listens: "ready VERSION ADDRESS".
+type greeting struct{ version, address string }
+
+// waitForGreeting passes on the first greeting, and logs all other lines.
+func waitForGreeting(heard chan<- greeting) func(string) {
 	var once sync.Once
 	return func(line string) {
-		if line == word {
-			once.Do(func() { close(seen) })
+		if words := strings.SplitN(line, " ", 3); len(words) == 3 && words[0] == "ready" {
+			once.Do(func() { heard <- greeting{version: words[1], address: words[2]} })
 			return
 		}
 		log.Printf("service: %s", line)
@@ -272,12 +278,21 @@ func socketDirectory() (string, error) {
 	return directory, nil
 }
 
-func dial(socket, token string) (*grpc.ClientConn, error) {
-	return grpc.NewClient("unix:"+socket,
+func (s *Service) dial(executable string, told greeting, token string) (*grpc.ClientConn, error) {
+	if told.version != s.version {
+		return nil, fmt.Errorf("%s has version %s of the package %s, and this plugin is version %s: install "+
+			"the wheel of that version there, or set %s to an interpreter that has it",
+			executable, told.version, pythonModule, s.version, EnvPython)
+	}
+	conn, err := grpc.NewClient(told.address,
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithPerRPCCredentials(bearer(token)),
-		// The host's proxy settings are not meant for a socket in our own directory.
+		// The host's proxy settings are not meant for a socket of our own.
 		grpc.WithNoProxy())
+	if err != nil {
+		return nil, fmt.Errorf("the plugin's service cannot be reached: %w", err)
+	}
+	return conn, nil
 }
 
 // bearer adds the token to each call.
@@ -287,5 +302,6 @@ func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]strin
 	return map[string]string{"authorization": "Bearer " + string(b)}, nil
 }
 
-// RequireTransportSecurity is false: the socket is in a directory that only this user can enter.
+// RequireTransportSecurity is false: the socket is in a directory that only this user can enter, or, on
+// Windows, on the loopback interface.
 func (b bearer) RequireTransportSecurity() bool { return false }

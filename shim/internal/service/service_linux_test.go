@@ -25,6 +25,8 @@ import (
 // This test binary is its own fake service: a child process that behaves as the variable says.
 const envFake = "SHIM_TEST_FAKE_SERVICE"
 
+const testVersion = "1.2.3"
+
 func TestMain(m *testing.M) {
 	if behaviour := os.Getenv(envFake); behaviour != "" {
 		os.Exit(fakeService(behaviour))
@@ -55,7 +57,12 @@ func fakeService(behaviour string) int {
 	contract.RegisterArtifactServer(server, stateOfProcess{token: strings.TrimSpace(token)})
 	go server.Serve(listener)
 	fmt.Println("a line before")
+	version := testVersion
+	if behaviour == "other" {
+		version = "0.1.2"
+	}
 	fmt.Println("ready")
+	fmt.Println("ready", version, "unix:"+socket)
 	io.Copy(io.Discard, stdin)
 	if behaviour == "slow" {
 		time.Sleep(300 * time.Millisecond)
@@ -90,7 +97,7 @@ func startFake(t *testing.T, behaviour string) *Service {
 	t.Helper()
 	t.Setenv(envFake, behaviour)
 	t.Setenv("TMPDIR", t.TempDir())
-	s := Start(func(arguments ...string) ([]string, error) {
+	s := Start(testVersion, func(arguments ...string) ([]string, error) {
 		return append([]string{os.Args[0]}, arguments...), nil
 	})
 	t.Cleanup(func() {
@@ -160,7 +167,7 @@ func TestLocatedFirst(t *testing.T) {
 	// Its path is short enough for a socket only because the test's name is.
 	temporary := t.TempDir()
 	t.Setenv("TMPDIR", temporary)
-	s := Start(func(...string) ([]string, error) {
+	s := Start(testVersion, func(...string) ([]string, error) {
 		if made, err := os.ReadDir(temporary); err != nil || len(made) > 0 {
 			t.Errorf("%v %v", made, err)
 		}
@@ -218,7 +225,15 @@ func TestEarlyEnd(t *testing.T) {
 
 func TestMissingPackage(t *testing.T) {
 	_, err := startFake(t, "nomodule").Connect(t.Context())
-	if err == nil || !strings.Contains(err.Error(), "has no package packer_plugin_osc_chroot: install it") || strings.Contains(err.Error(), "\n") {
+	if err == nil || !strings.Contains(err.Error(), "has no package packer_plugin_osc_chroot: install the wheel of version 1.2.3 there") || strings.Contains(err.Error(), "\n") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAnotherVersion(t *testing.T) {
+	_, err := startFake(t, "other").Connect(t.Context())
+	want := "has version 0.1.2 of the package packer_plugin_osc_chroot, and this plugin is version 1.2.3: "
+	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("%v", err)
 	}
 }
@@ -233,7 +248,7 @@ func TestNotThere(t *testing.T) {
 		"noexec":       func(...string) ([]string, error) { return []string{plain}, nil },
 		"nowhere":      func(...string) ([]string, error) { return nil, errors.New("nowhere") },
 	} {
-		s := Start(locate)
+		s := Start(testVersion, locate)
 		if _, err := s.Connect(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v", err)
 		}
@@ -244,7 +259,7 @@ func TestNotThere(t *testing.T) {
 
 func TestConnectCanBeCancelled(t *testing.T) {
 	release := make(chan struct{})
-	s := Start(func(...string) ([]string, error) {
+	s := Start(testVersion, func(...string) ([]string, error) {
 		<-release
 		return nil, errors.New("never mind")
 	})

@@ -1,0 +1,72 @@
+"""The real Ansible provisioner in the chroot, as examples/ansible.pkr.hcl has it."""
+
+import os
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from guest_image import read_file
+from leaks import Machine
+from packer_run import Packer
+
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SOURCE_OMI = "ami-00000012"
+
+
+def made(path: str) -> Path:
+    found = ROOT / "build" / path
+    assert found.exists(), f"{found} is missing: `make test-python` makes it"
+    return found
+
+
+def apt_proxy() -> str:
+    """The HTTP proxy of this machine's apt, if it has one."""
+    if shutil.which("apt-config") is None:
+        return ""
+    command = ["apt-config", "shell", "proxy", "Acquire::http::Proxy"]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return "".join(shlex.split(answer)).removeprefix("proxy=")
+
+
+def test_a_playbook_installs_a_package_and_writes_a_template(
+    packer: Packer, leak_check: Machine, tmp_path: Path
+) -> None:
+    plugin = made("tools/packer-plugin-ansible")
+    playbooks = made("ansible/bin/ansible-playbook").parent
+    source = "github.com/hashicorp/ansible"
+    installed = packer.run("plugins", "install", "--path", str(plugin), source, cwd=tmp_path)
+    assert installed.status == 0, installed.output
+    extra = {
+        "PATH": f"{playbooks}:{os.environ['PATH']}",
+        "ANSIBLE_HOME": str(tmp_path / "ansible"),
+        "ANSIBLE_NOCOLOR": "1",
+    }
+    with LocalCloud(source_omis={SOURCE_OMI: made("images/debian-12.raw")}) as cloud:
+        outcome = packer.run(
+            *("build", "-color=false", f"-var=source_omi={SOURCE_OMI}"),
+            f"-var=proxy={apt_proxy()}",
+            str(ROOT / "examples" / "ansible.pkr.hcl"),
+            cwd=tmp_path,
+            cloud=cloud,
+            extra=extra,
+        )
+        print(outcome.output)
+        assert outcome.status == 0, outcome.output
+        assert "failed=0" in outcome.output
+        [image] = cloud.images()
+        exported = tmp_path / "omi.raw"
+        cloud.export(image.image_id, exported)
+    assert cloud.leftovers() == []
+    assert cloud.defects == []
+    written = read_file(exported, "/etc/issue")
+    assert written.startswith("Debian 12"), written
+    assert written.endswith(f", made from {SOURCE_OMI}\n"), written
+    assert "\nPackage: hello\nStatus: install ok installed\n" in read_file(
+        exported, "/var/lib/dpkg/status"
+    )

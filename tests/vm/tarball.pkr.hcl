@@ -1,0 +1,31 @@
+# An OMI from nothing, filled from a tarball that holds a Debian with its kernel and boot loader.
+
+variable "tarball" {
+  type = string
+}
+
+source "osc-chroot" "tarball" {
+  omi_name                = "from-tarball"
+  from_scratch            = true
+  omi_virtualization_type = "hvm"
+  root_volume_size        = 2
+
+  pre_mount_commands = [
+    "echo 'start=1MiB, type=83, bootable' | sfdisk --quiet --label dos {{.Device}}",
+    "mkfs.ext4 -q -L root {{.PartitionDevice}}",
+  ]
+  post_mount_commands = ["tar --zstd -xpf ${var.tarball} -C {{.MountPath}}"]
+}
+
+build {
+  sources = ["source.osc-chroot.tarball"]
+
+  provisioner "shell" {
+    environment_vars = ["DEVICE=${build.Device}"]
+    inline = [
+      "echo from-tarball >/etc/hostname",
+      "grub-install --target=i386-pc \"$DEVICE\"",
+      "update-grub",
+    ]
+  }
+}

@@ -1,0 +1,118 @@
+"""Builds in a real VM, whose kernel names disks and whose udev settles, and their OMIs, booted.
+
+The VM is itself the OMI that examples/from-scratch.pkr.hcl makes, and so is the source OMI.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from machine import Accelerator, Machine, find_accelerator
+from region_vm import RegionVm, make_tools_disk, running_vm
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(900)]
+
+HERE = Path(__file__).resolve().parent
+BUILD = HERE.parent.parent / "build"
+
+Say = Callable[[str], None]
+
+
+def made(name: str) -> Path:
+    path = BUILD / "images" / name
+    assert path.is_file(), f"{path} is missing: run `make test-vm`"
+    return path
+
+
+@pytest.fixture(scope="session")
+def say(request: pytest.FixtureRequest) -> Say:
+    """Shows what was seen at once: whoever waits for these tests has time to read."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    started = time.monotonic()
+
+    def show(text: str) -> None:
+        with capture.global_and_fixture_disabled():
+            print(f"\n{time.monotonic() - started:5.0f} s  {text}", end="", flush=True)
+
+    return show
+
+
+@pytest.fixture(scope="session")
+def accelerator(tmp_path_factory: pytest.TempPathFactory, say: Say) -> Accelerator:
+    found = find_accelerator(made("bootable.raw"), tmp_path_factory.mktemp("probe"))
+    say(f"acceleration: {found}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def vm(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    accelerator: Accelerator,
+    say: Say,
+) -> Iterator[RegionVm]:
+    packer = request.config.getoption("--packer") or shutil.which("packer")
+    directory = tmp_path_factory.mktemp("vm")
+    tools = directory / "tools.raw"
+    make_tools_disk(
+        tools,
+        [
+            Path(packer or BUILD / "tools" / "packer"),
+            request.config.getoption("--plugin"),
+            made("bootable.tar.zst"),
+            *HERE.glob("*.pkr.hcl"),
+        ],
+    )
+    image = made("bootable.raw")
+    with running_vm(image, directory, accelerator, tools=tools, say=say) as vm:
+        yield vm
+
+
+def check_that_they_boot(
+    vm: RegionVm, accelerator: Accelerator, say: Say, directory: Path, names: Sequence[str]
+) -> None:
+    """Boot the exported root volumes of the OMIs, each of which has its name as its host's."""
+
+    def boot(name: str) -> tuple[str, float]:
+        file = directory / f"{name}.raw"
+        vm.cloud.export(vm.omi(name), file)
+        with Machine(file, directory / name, accelerator) as machine:
+            return machine.wait_for_login(timeout=180)
+
+    with ThreadPoolExecutor() as pool:
+        for name, (login, seconds) in zip(names, pool.map(boot, names), strict=True):
+            say(f"OMI {vm.omi(name)} ({name}) boots in {seconds:.1f} s: {login}")
+            assert login.startswith(f"{name} login:")
+
+
+def test_two_omis_from_a_source_at_once(
+    vm: RegionVm, accelerator: Accelerator, say: Say, tmp_path: Path
+) -> None:
+    only = "-only=osc-chroot.one,osc-chroot.two"
+    build = vm.build(only, "sources.pkr.hcl", timeout=300)
+    linked, found = vm.linked_as()[-2:], build.partitions
+    say(
+        f"two OMIs at once, in {build.seconds:.0f} s, on {', '.join(sorted(found))};"
+        f" the API calls the disks {', '.join(sorted(linked))}"
+    )
+    assert sorted(found) == ["/dev/sda1", "/dev/sdb1"], "as this kernel names them"
+    assert len(set(linked)) == 2
+    check_that_they_boot(vm, accelerator, say, tmp_path, ["one", "two"])
+
+
+def test_an_omi_from_scratch_out_of_a_tarball(
+    vm: RegionVm, accelerator: Accelerator, say: Say, tmp_path: Path
+) -> None:
+    build = vm.build("-var=tarball=bootable.tar.zst", "tarball.pkr.hcl", timeout=300)
+    say(f"an OMI from a tarball, in {build.seconds:.0f} s, on {', '.join(build.partitions)}")
+    check_that_they_boot(vm, accelerator, say, tmp_path, ["from-tarball"])
+
+
+def test_an_nvme_disk_is_found(vm: RegionVm, say: Say, tmp_path: Path) -> None:
+    vm.attacher.bus = "nvme"
+    build = vm.build("-only=osc-chroot.nvme", "sources.pkr.hcl", timeout=300)
+    say(f"OMI {vm.omi('nvme')} on {', '.join(build.partitions)}, in {build.seconds:.0f} s")
+    assert build.partitions == ["/dev/nvme0n1p1"]
