@@ -86,16 +86,13 @@ class Cloud:
         found = _resources(action, self.read(action, token=token, Filters=filters), key)
         return found[0] if found else None
 
-    def change(
-        self, action: str, *, token: CancelToken, journaled: bool = True, **body: Any
-    ) -> Json:
+    def change(self, action: str, *, token: CancelToken, **body: Any) -> Json:
         """A call that makes or changes something.
 
         Once sent it is waited for, cancel or not: only its answer tells what there is to undo.
-        Without `journaled` it makes what nobody is to take back, whatever becomes of the build.
         """
         token.check()
-        number = self.journal.sending(action, body) if journaled else 0
+        number = self.journal.sending(action, body)
         try:
             answer = self._repeated(action, body, token)
         except BuildError as error:

@@ -203,14 +203,12 @@ def register_image(
     return attempt.resource_id
 
 
-def create_image(
-    cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelToken, journaled: bool = True
-) -> str:
+def create_image(cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelToken) -> str:
     """CreateImage, sent anew while a name that was just given up is refused as taken."""
     begun = time.monotonic()
     while True:
         try:
-            answer = cloud.change("CreateImage", token=token, journaled=journaled, **body)
+            answer = cloud.change("CreateImage", token=token, **body)
             return str(answer["Image"]["ImageId"])
         except CloudError as error:
             if name_is_new or error.status != 409 or time.monotonic() - begun > _NAME_SECONDS:
