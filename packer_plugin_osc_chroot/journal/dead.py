@@ -17,6 +17,7 @@ from packer_plugin_osc_chroot.journal.story import Story, read_story
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Seconds within which a new file gets its first line.
 _NEW_SECONDS = 60.0
+_HANDED_ON_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,39 @@ def _lock_and_read(path: Path, folder: int, file: int) -> DeadJournal | None:
     if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
         return None
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _lock(file):
+            return None
         at_path = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
-    except (BlockingIOError, FileNotFoundError):
+    except FileNotFoundError:
         return None
     if not os.path.samestat(at_path, found):
         return None
-    size = os.fstat(file).st_size
-    story = read_story(os.pread(file, size, 0))
+    story = _read(file)
     if story is not None:
         return DeadJournal(path, story, folder, file)
     if time.time() - found.st_mtime > _NEW_SECONDS:
         os.unlink(path.name, dir_fd=folder)
     return None
+
+
+def _lock(file: int) -> bool:
+    """Whether it can be had. A command that a build was just starting when it was killed has the lock
+    with it until it runs."""
+    deadline = time.monotonic() + _HANDED_ON_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            story = _read(file)
+            is_alive = story is None or os.path.exists(f"/proc/{story.about.pid}")
+            if is_alive or time.monotonic() > deadline:
+                return False
+        time.sleep(0.02)
+
+
+def _read(file: int) -> Story | None:
+    return read_story(os.pread(file, os.fstat(file).st_size, 0))
 
 
 def client_tokens(directory: Path) -> set[str]:
@@ -114,7 +135,7 @@ def client_tokens(directory: Path) -> set[str]:
             with suppress(FileNotFoundError):
                 file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
                 try:
-                    story = read_story(os.pread(file, os.fstat(file).st_size, 0))
+                    story = _read(file)
                 finally:
                     os.close(file)
                 found |= (

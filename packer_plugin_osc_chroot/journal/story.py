@@ -17,6 +17,7 @@ class About:
     account_id: str
     omi_name: str
     boot_id: str
+    pid: int
     at: int
 
 
@@ -128,7 +129,11 @@ def read_story(text: bytes) -> Story | None:
 
 def _about(event: Mapping[str, Any]) -> About:
     names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id")
-    return About(**{name: str(event.get(name, "")) for name in names}, at=int(event["at"]))
+    return About(
+        **{name: str(event.get(name, "")) for name in names},
+        pid=int(event.get("pid", 0)),
+        at=int(event["at"]),
+    )
 
 
 def _events(text: bytes) -> Iterator[dict[str, Any]]:

@@ -257,3 +257,16 @@ def test_the_mark() -> None:
     assert mark is not None and mark.vm_id == "i-12345678" and -1 < mark.age < 5
     assert read_mark("0c8d1a9e-5a6e-4b1c-8f40-6d0c4b7ad5a2") is None
     assert read_mark(new_client_token("")) is None
+
+
+def test_a_lock_that_a_dying_build_hands_on_is_waited_for(tmp_path: Path) -> None:
+    """A command that is between fork and exec when its build is killed still has the descriptor."""
+    journal = begun(tmp_path)
+    made_volume(journal)
+    (file,) = tmp_path.iterdir()
+    text = file.read_text()
+    assert f'"pid": {os.getpid()}' in text
+    # As if the build had been another process, which is gone.
+    file.write_text(text.replace(f'"pid": {os.getpid()}', '"pid": 0'))
+    threading.Timer(0.2, die, [journal]).start()
+    assert len(dead_stories(tmp_path)) == 1
