@@ -51,6 +51,8 @@ def reference() -> str:
         "",
         "<!-- Made from packer_plugin_osc_chroot/options/config.py by `make generate`. -->",
         "",
+        f"Version {VERSION}.",
+        "",
         "## Required",
         "",
         *(_entry(row) for row in required),
