@@ -1,6 +1,6 @@
 """The actions on OMIs."""
 
-from packer_plugin_osc_chroot.localcloud import assumptions, filters
+from packer_plugin_osc_chroot.localcloud import assumptions, copying, filters
 from packer_plugin_osc_chroot.localcloud.actions_volumes import check_volume_type
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.openapi import Json
@@ -8,19 +8,77 @@ from packer_plugin_osc_chroot.localcloud.permissions import update_permissions
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.state import Account, Image, new_id
 
+_UNSUPPORTED = {
+    "FileLocation": "The localcloud has no buckets to register an OMI from",
+    "VmId": "The VM's root volume is this machine's own disk",
+    "NoReboot": "The VM's root volume is this machine's own disk",
+}
+_OF_REGISTERING = ("Architecture", "BlockDeviceMappings", "RootDeviceName")
+
 
 async def create_image(region: Region, account: Account, parameters: Json) -> Json:
-    for name in ("FileLocation", "SourceImageId", "SourceRegionName", "VmId", "NoReboot"):
+    for name, why in _UNSUPPORTED.items():
+        if name in parameters:
+            raise ApiError("operation-not-supported", f"{why}: {name} is not simulated.")
+    if not parameters.get("ImageName"):
+        raise ApiError("missing-parameter", "The parameter ImageName is required.")
+    _check_name(region, account, parameters["ImageName"])
+    _check_codes_and_modes(parameters)
+    copies = "SourceImageId" in parameters or "SourceRegionName" in parameters
+    image = (_copied if copies else _registered)(region, account, parameters)
+    image.description = parameters.get("Description", image.description)
+    image.boot_modes = list(parameters.get("BootModes", image.boot_modes))
+    image.product_codes = list(parameters.get("ProductCodes") or image.product_codes)
+    image.tpm_mandatory = parameters.get("TpmMandatory", image.tpm_mandatory)
+    region.images[image.image_id] = image
+    region.start(region.transitions.make_image(image))
+    return {"Image": image.view()}
+
+
+def _check_codes_and_modes(parameters: Json) -> None:
+    for name in ("BootModes", "ProductCodes"):
+        values = parameters.get(name, [])
+        if len(set(values)) < len(values) or "" in values:
+            raise ApiError(
+                "invalid-parameter-value", f"{name} has an empty value, or one more than once."
+            )
+    if parameters.get("BootModes") == []:
+        raise ApiError("invalid-parameter-value", "BootModes is empty: leave it out, or name one.")
+
+
+def _copied(region: Region, account: Account, parameters: Json) -> Image:
+    for name in _OF_REGISTERING:
         if name in parameters:
             raise ApiError(
-                "operation-not-supported",
-                f"The localcloud registers OMIs from snapshots only, not with {name}.",
+                "invalid-parameter-set",
+                f"{name} goes with registering an OMI from a snapshot, not with copying one.",
             )
-    for name in ("ImageName", "BlockDeviceMappings", "RootDeviceName"):
+    source_id = copying.check_source(region, parameters, "SourceImageId")
+    source = region.image(source_id, account)
+    if source.state != "available":
+        raise ApiError(
+            "invalid-image-state", f"The OMI {source_id} is {source.state}, not available."
+        )
+    return Image(
+        image_id=new_id("ami"),
+        account_id=account.account_id,
+        account_alias=account.alias,
+        name=parameters["ImageName"],
+        mappings=copying.copied_mappings(region, account, source_id),
+        root_device_name=source.root_device_name,
+        source_id=source_id,
+        architecture=source.architecture,
+        description=source.description,
+        boot_modes=list(source.boot_modes),
+        product_codes=list(source.product_codes),
+        tpm_mandatory=source.tpm_mandatory,
+    )
+
+
+def _registered(region: Region, account: Account, parameters: Json) -> Image:
+    for name in ("BlockDeviceMappings", "RootDeviceName"):
         if not parameters.get(name):
             raise ApiError("missing-parameter", f"The parameter {name} is required.")
-    name = parameters["ImageName"]
-    _check_name(region, account, name)
     root = parameters["RootDeviceName"]
     if root != assumptions.ROOT_DEVICE_NAME:
         raise ApiError(
@@ -33,23 +91,16 @@ async def create_image(region: Region, account: Account, parameters: Json) -> Js
         raise ApiError(
             "invalid-parameter-value", f"Architecture is {architecture}: it must be {known}."
         )
-    image = Image(
+    return Image(
         image_id=new_id("ami"),
         account_id=account.account_id,
         account_alias=account.alias,
-        name=name,
+        name=parameters["ImageName"],
         mappings=_mappings(region, account, parameters["BlockDeviceMappings"]),
         root_device_name=root,
         architecture=architecture,
-        description=parameters.get("Description", ""),
-        boot_modes=parameters.get("BootModes", ["legacy"]),
-        tpm_mandatory=parameters.get("TpmMandatory", False),
+        boot_modes=["legacy"],
     )
-    if parameters.get("ProductCodes"):
-        image.product_codes = parameters["ProductCodes"]
-    region.images[image.image_id] = image
-    region.start(region.make_image(image))
-    return {"Image": image.view()}
 
 
 def _check_name(region: Region, account: Account, name: str) -> None:
@@ -141,6 +192,7 @@ async def delete_image(region: Region, account: Account, parameters: Json) -> Js
 
 async def update_image(region: Region, account: Account, parameters: Json) -> Json:
     image = region.image(parameters["ImageId"], account, own=True)
+    _check_codes_and_modes(parameters)
     if "PermissionsToLaunch" in parameters:
         update_permissions(image.permissions, parameters["PermissionsToLaunch"])
     image.description = parameters.get("Description", image.description)

@@ -17,6 +17,23 @@ async def read_vms(region: Region, account: Account, parameters: Json) -> Json:
     return {"Vms": vms, **following}
 
 
+async def read_vms_state(region: Region, account: Account, parameters: Json) -> Json:
+    seen = region.history.seen()
+    views: list[Json] = []
+    if seen.vm.account_id == account.account_id:
+        views.append(
+            {
+                "MaintenanceEvents": [],
+                "SubregionName": seen.vm.subregion,
+                "VmId": seen.vm.vm_id,
+                "VmState": assumptions.VM_STATE,
+            }
+        )
+    found = filters.select(views, parameters.get("Filters", {}), filters.VM_STATES)
+    states, following = filters.page(found, parameters)
+    return {"VmStates": states, **following}
+
+
 async def read_accounts(region: Region, account: Account, parameters: Json) -> Json:
     return {"Accounts": [account.view()]}
 

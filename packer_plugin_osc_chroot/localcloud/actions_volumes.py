@@ -30,13 +30,13 @@ async def create_volume(region: Region, account: Account, parameters: Json) -> J
         subregion=subregion,
         size=size,
         volume_type=volume_type,
-        iops=_iops(parameters, volume_type=volume_type, size=size),
+        iops=iops_of(parameters, volume_type=volume_type, size=size),
         snapshot_id=snapshot_id,
         client_token=parameters.get("ClientToken", ""),
     )
     region.volumes[volume.volume_id] = volume
     remember_id(region, account, "CreateVolume", parameters, resource_id=volume.volume_id)
-    region.start(region.make_volume(volume))
+    region.start(region.transitions.make_volume(volume))
     return {"Volume": volume.view()}
 
 
@@ -68,7 +68,7 @@ def _size(region: Region, account: Account, parameters: Json) -> int:
     return size
 
 
-def _iops(parameters: Json, *, volume_type: str, size: int) -> int:
+def iops_of(parameters: Json, *, volume_type: str, size: int) -> int:
     iops: int | None = parameters.get("Iops")
     if volume_type != "io1":
         if iops is not None:
@@ -85,10 +85,12 @@ def _iops(parameters: Json, *, volume_type: str, size: int) -> int:
 async def delete_volume(region: Region, account: Account, parameters: Json) -> Json:
     volume = region.volume(parameters["VolumeId"], account)
     _check_state(volume, ("available", "error"))
+    if volume.task_id:
+        raise ApiError("invalid-volume-state", f"The volume {volume.volume_id} is being updated.")
     if region.trouble.delete_needs_snapshot:
         _check_copied(region, volume)
     volume.state = "deleting"
-    region.start(region.remove_volume(volume))
+    region.start(region.transitions.remove_volume(volume))
     return {}
 
 
@@ -135,7 +137,7 @@ async def link_volume(region: Region, account: Account, parameters: Json) -> Jso
         raise in_use from None
     link = Link(vm_id=vm.vm_id, device_name=device_name, slot=slot)
     volume.link, volume.state = link, "in-use"
-    region.start(region.attach(volume, link))
+    region.start(region.transitions.attach(volume, link))
     return {}
 
 
@@ -161,15 +163,19 @@ async def unlink_volume(region: Region, account: Account, parameters: Json) -> J
         raise ApiError("volume-not-in-use", f"The volume {volume.volume_id} is not linked.")
     if volume.volume_id == region.root_volume_id:
         raise ApiError("invalid-vm-state", "The root volume of a running VM cannot be unlinked.")
-    if link.state != "attached":
+    forced = parameters.get("ForceUnlink", False)
+    if link.state != "attached" and not forced:
         raise ApiError(
             "invalid-volume-state",
             f"The link of the volume {volume.volume_id} is {link.state}, not attached.",
         )
     if region.trouble.unlink_needs_snapshot:
         _check_copied(region, volume)
-    link.state = "detaching"
-    region.start(region.detach(volume, link))
+    if forced:
+        region.transitions.force(link)
+    if link.state != "detaching":
+        link.state = "detaching"
+        region.start(region.transitions.detach(volume, link))
     return {}
 
 

@@ -60,7 +60,8 @@ SNAPSHOT_QUEUE_SHARE = 0.1
 # says that unlinking and deleting are allowed, `Trouble` can have them refused: invalid-volume-state.
 
 # A link counts from LinkVolume on: the volume is in-use, its name taken, the link attaching. Only
-# an attached one can be unlinked. /dev/sdX and /dev/xvdX are one name.
+# an attached one can be unlinked; with ForceUnlink one that is on its way too, however long it has
+# been. /dev/sdX and /dev/xvdX are one name.
 LINK_DEVICE_NAME = re.compile(r"/dev/(?:sd|xvd)(?P<letters>[b-z][a-z]?)")
 ROOT_DEVICE_NAME = "/dev/sda1"
 VIRTUAL_DEVICE_NAME = re.compile(r"ephemeral\d+")
@@ -92,7 +93,20 @@ ARCHITECTURES = ("i386", "x86_64")
 MAX_TAG_LENGTH = 255
 # Of DeleteTags' tags, an empty value deletes whatever the value is.
 
-# What a Region looks like.
+# A copy of an OMI: its snapshots are copies of the source's, owned by the caller, there from the call
+# on, and there to be deleted by him; it is pending until they are completed. It keeps the source's
+# description, boot modes and product codes where the call gives none, and neither tags nor permissions.
+# Who may use an OMI may copy it, whatever he may do with its snapshots. A copied snapshot shows the
+# VolumeId of its source. Parameters that the document gives to one way of CreateImage, CreateSnapshot
+# are refused with another. OMIs and snapshots in buckets, and OMIs of VMs, are not simulated.
+# BootModes without a mode, and values twice in BootModes or ProductCodes, are refused.
+# UpdateVolume: of a volume available or in-use, linked or not, one update at a time; the volume keeps
+# its state, shows the new values once they hold, and cannot be deleted before.
+# That an account id has 12 digits is the document's own example; whether it exists is not looked at.
+ACCOUNT_ID = re.compile(r"\d{12}")
+
+# What a Region looks like. The VM is always running: the plugin runs on it.
+VM_STATE = "running"
 REGION_NAME = "eu-west-2"
 SUBREGION_NAMES = ("eu-west-2a", "eu-west-2b")
 LOCATION_CODES = ("PAR1", "PAR4")

@@ -15,7 +15,6 @@ from packer_plugin_osc_chroot.localcloud.sources import SourceError, check_sourc
 from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 
 IMAGE_ID = re.compile(r"ami-[0-9A-Za-z]+")
-_ACCOUNT_ID = re.compile(r"\d{12}")
 _KEY = re.compile(r"[!-~]+")
 
 
@@ -80,7 +79,7 @@ def _check_accounts(accounts: Sequence[AccountEntry]) -> None:
         where = f"accounts[{number}]"
         if not account.alias:
             raise ValueError(f"{where}.alias is empty")
-        if account.id and not _ACCOUNT_ID.fullmatch(account.id):
+        if account.id and not assumptions.ACCOUNT_ID.fullmatch(account.id):
             raise ValueError(f"{where}.id is {account.id!r}: it must have 12 digits")
         for name in ("access_key", "secret_key"):
             value = getattr(account, name)

@@ -21,8 +21,9 @@ from aiohttp import web
 from packer_plugin_osc_chroot.localcloud import control, saved, state
 from packer_plugin_osc_chroot.localcloud.add_source import Source, add_source
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
+from packer_plugin_osc_chroot.localcloud.critical_path import Step, critical_path
 from packer_plugin_osc_chroot.localcloud.disks import Disks
-from packer_plugin_osc_chroot.localcloud.files import replace_sparse
+from packer_plugin_osc_chroot.localcloud.files import GIB, replace_sparse
 from packer_plugin_osc_chroot.localcloud.images import (
     TINY_IMAGE_ID,
     can_make_tiny_image,
@@ -31,15 +32,17 @@ from packer_plugin_osc_chroot.localcloud.images import (
 from packer_plugin_osc_chroot.localcloud.inventory import Inventory, take_inventory
 from packer_plugin_osc_chroot.localcloud.keeper import Keeper, bring_back
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
+from packer_plugin_osc_chroot.localcloud.nodes import Style
 from packer_plugin_osc_chroot.localcloud.openapi import load_document
-from packer_plugin_osc_chroot.localcloud.record import Defect, Record, RecordedCall
+from packer_plugin_osc_chroot.localcloud.record import Defect, Record, RecordedCall, Transition
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.remains import Remains, register
 from packer_plugin_osc_chroot.localcloud.saved import Saved
 from packer_plugin_osc_chroot.localcloud.server import ApiServer
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker
 from packer_plugin_osc_chroot.localcloud.sources import open_source
-from packer_plugin_osc_chroot.localcloud.trouble import Trouble
+from packer_plugin_osc_chroot.localcloud.trouble import Trouble, load_trouble
+from packer_plugin_osc_chroot.localcloud.trouble_watch import follow
 
 _T = TypeVar("_T")
 _HOST = "127.0.0.1"
@@ -48,7 +51,9 @@ _HOST = "127.0.0.1"
 class LocalCloud:
     """`source_omis` maps OMI ids to what `sources.py` takes; `catalogue` says more, and has more.
 
-    With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root.
+    With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root, and
+    so does `own_disk`, which makes the VM's own disk on this machine; `nodes.py` has what `disks` are.
+    `trouble` may be a file, which is followed: `tell` gets a line each time it is read again.
     `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
     """
@@ -59,17 +64,24 @@ class LocalCloud:
         latency: str | Latency = "zero",
         source_omis: Mapping[str, Path] | None = None,
         record: Path | None = None,
-        trouble: Trouble | None = None,
+        trouble: Trouble | Path | None = None,
         catalogue: Catalogue | None = None,
         state: Path | None = None,
         https: bool = False,
+        disks: Style = "xvd",
+        own_disk: bool = False,
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
         self._catalogue = _catalogue(catalogue, source_omis)
         self._record_file = record
-        self._trouble = trouble or Trouble()
+        self._trouble_file = trouble if isinstance(trouble, Path) else None
+        self._trouble = trouble if isinstance(trouble, Trouble) else Trouble()
+        self._tell = tell
         self._state = Path(os.path.realpath(state)) if state is not None else None
         self._https = https
+        self._style = disks
+        self._own_disk = own_disk
         self._authorities: Path | None = None
         self._undo = ExitStack()
         self._loop = asyncio.new_event_loop()
@@ -90,10 +102,13 @@ class LocalCloud:
                 stream = undo.enter_context(open(self._record_file, "w", encoding="utf-8"))
             self._record = Record(clock=lambda: state.iso(state.now()), stream=stream)
             self._document = load_document()
+            if self._trouble_file is not None:
+                actions = self._document.actions
+                self._trouble = load_trouble(self._trouble_file, actions=actions)
             self._trouble.check_actions(self._document.actions)
             self._remains: Remains = register(data=self._state)
             undo.callback(self._remains.remove)
-            self._disks = Disks(self._remains)
+            self._disks = Disks(self._remains, style=self._style)
             self._config_file = self._remains.directory / "config.json"
             # osc-sdk-python lets the profile file win over the environment: give it an empty one.
             self._config_file.write_text(json.dumps({"default": {}}))
@@ -154,7 +169,18 @@ class LocalCloud:
         if self._state is not None:
             self._region.write = Keeper(self._region, self._state).write
             await self._region.write()
+        if self._own_disk:
+            size = self._region.volumes[self._region.root_volume_id].size * GIB
+            await self._region.on_disk(self._disks.make_own_disk, size)
         self._region.start(self._region.history.keep())
+        if self._trouble_file is not None:
+            following = follow(
+                self._trouble_file,
+                actions=self._document.actions,
+                changed=self._region.set_trouble,
+                tell=self._tell,
+            )
+            self._region.start(following)
         checker = SignatureChecker(
             {each.access_key: each.secret_key for each in self._accounts},
             region=self._region.name,
@@ -229,7 +255,25 @@ class LocalCloud:
 
     @property
     def record(self) -> list[RecordedCall]:
+        """Of the calls that only read, the newest few thousand."""
         return self._record.calls
+
+    @property
+    def calls_made(self) -> int:
+        return self._record.calls_made
+
+    def critical_path(self, image_id: str) -> list[Step]:
+        """What an OMI's making could not have been quicker than; empty where none was made."""
+        return critical_path(self._record.calls, self._record.transitions, image_id)
+
+    @property
+    def transitions(self) -> list[Transition]:
+        return self._record.transitions
+
+    def set_trouble(self, trouble: Trouble) -> None:
+        """From now on. Raises ValueError for trouble with an action that the API does not have."""
+        trouble.check_actions(self._document.actions)
+        self._read(lambda: self._region.set_trouble(trouble))
 
     @property
     def vm_id(self) -> str:

@@ -12,8 +12,10 @@ from packer_plugin_osc_chroot.localcloud.region_options import UsageError
 from packer_plugin_osc_chroot.localcloud.saved import StateError
 from packer_plugin_osc_chroot.localcloud.sources import SourceError
 from packer_plugin_osc_chroot.localcloud.tell import PROGRAM, say
+from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 
 _DESCRIPTION = "A simulated OUTSCALE Region on this machine: no account, no cost."
+_EPILOG = f"`{PROGRAM} ACTION --help` tells the rest: start with run."
 
 
 def main(argv: list[str]) -> int:
@@ -26,7 +28,7 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         print(f"{PROGRAM} {options.action}: {error}", file=sys.stderr)
         return 2
-    except (NotRunning, SourceError, StateError) as error:
+    except (FileError, NotRunning, SourceError, StateError) as error:
         say(str(error))
         return 1
     except OSError as error:
@@ -43,7 +45,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION)
+    made = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
     actions = made.add_subparsers(metavar="ACTION", dest="action", required=True)
     for add in (add_run, add_serve, add_status, add_export, add_clean):
         add(actions)

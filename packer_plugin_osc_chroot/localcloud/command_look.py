@@ -14,7 +14,10 @@ from packer_plugin_osc_chroot.localcloud.region_options import UsageError, check
 from packer_plugin_osc_chroot.localcloud.remains import clean
 from packer_plugin_osc_chroot.localcloud.tell import say
 
-_STATE_HELP = "the Region kept in DIR, whether it runs or not (default: one that runs)"
+_STATE_HELP = (
+    "the Region kept in DIR, whether it runs or not, or that runs in DIR, which status shows (default:"
+    " the one that runs)"
+)
 
 
 def add_status(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -50,8 +53,8 @@ def add_clean(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser = actions.add_parser(
         "clean",
         help="remove what localclouds left that were killed",
-        description="Remove the mounts, loop devices, device nodes and files of localclouds that"
-        " were killed, and end processes that hold on to them. Those that run, and what is kept in"
+        description="Remove the mounts, loop devices, device nodes, links and files of localclouds"
+        " that were killed, and end processes that hold on to them. Those that run, and what is kept in"
         " directories (--state), stay as they are. Starting a localcloud does the same.",
     )
     parser.set_defaults(follow=clean_up)
@@ -118,7 +121,10 @@ def _one(state: Path | None) -> Running:
         where = f" with --state {state}" if state is not None else ""
         raise UsageError(f"no localcloud runs here{where}: `localcloud serve` starts one")
     if len(found) > 1:
-        raise UsageError(f"{len(found)} localclouds run here: say which with --state DIR")
+        raise UsageError(
+            f"{len(found)} localclouds run here: say which with --state DIR (`localcloud status` shows"
+            " where each is)"
+        )
     return found[0]
 
 

@@ -15,10 +15,12 @@ from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 
 # A filter of the document: the path of what it is compared with. An empty path is something that
-# nothing in this Region has, and matches nothing.
+# nothing in this Region has, and matches nothing; `=VALUE` is the same for all, as the document says.
 Paths = Mapping[str, str]
 
-_TAGS: Paths = {"TagKeys": "Tags.Key", "TagValues": "Tags.Value", "Tags": "Tags.="}
+_SAME_FOR_ALL = "="
+# Of a tag: KEY=VALUE.
+_TAGS: Paths = {"TagKeys": "Tags.Key", "TagValues": "Tags.Value", "Tags": "Tags.#"}
 
 VOLUMES: Paths = {
     **_TAGS,
@@ -67,7 +69,7 @@ IMAGES: Paths = {
     "BootModes": "BootModes",
     "Descriptions": "Description",
     "FileLocations": "FileLocation",
-    "Hypervisors": "",
+    "Hypervisors": "=xen",
     "ImageIds": "ImageId",
     "ImageNames": "ImageName",
     "PermissionsToLaunchAccountIds": "PermissionsToLaunch.AccountIds",
@@ -79,7 +81,7 @@ IMAGES: Paths = {
     "SecureBoot": "SecureBoot",
     "States": "State",
     "TpmMandatory": "TpmMandatory",
-    "VirtualizationTypes": "",
+    "VirtualizationTypes": "=hvm",
 }
 
 VMS: Paths = {
@@ -106,6 +108,18 @@ VMS: Paths = {
     "VmStateNames": "State",
     "VmTypes": "VmType",
 }
+
+VM_STATES: Paths = {
+    "MaintenanceEventCodes": "MaintenanceEvents.Code",
+    "MaintenanceEventDescriptions": "MaintenanceEvents.Description",
+    "MaintenanceEventsNotAfter": "MaintenanceEvents.NotAfter",
+    "MaintenanceEventsNotBefore": "MaintenanceEvents.NotBefore",
+    "SubregionNames": "SubregionName",
+    "VmIds": "VmId",
+    "VmStates": "VmState",
+}
+
+VOLUME_UPDATES: Paths = {"TaskIds": "TaskId", "VolumeIds": "VolumeId"}
 
 QUOTAS: Paths = {
     "Collections": "QuotaCollection",
@@ -144,6 +158,9 @@ def select(views: Sequence[Json], filters: Json, paths: Paths) -> list[Json]:
 
 def _values(view: Any, path: str) -> Iterator[Any]:
     """All values at `path`; lists on the way are walked through."""
+    if path.startswith(_SAME_FOR_ALL):
+        yield path.removeprefix(_SAME_FOR_ALL)
+        return
     if isinstance(view, list):
         for item in view:
             yield from _values(item, path)
@@ -153,7 +170,7 @@ def _values(view: Any, path: str) -> Iterator[Any]:
             yield view
         return
     name, _, rest = path.partition(".")
-    if name == "=":
+    if name == "#":
         yield f"{view['Key']}={view['Value']}"
     elif name in view:
         yield from _values(view[name], rest)

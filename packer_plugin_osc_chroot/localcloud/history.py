@@ -11,9 +11,9 @@ from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
-from packer_plugin_osc_chroot.localcloud.state import Image, Snapshot, Vm, Volume
+from packer_plugin_osc_chroot.localcloud.state import Image, Snapshot, Vm, Volume, VolumeUpdate
 
-_Resource = TypeVar("_Resource", Volume, Snapshot, Image, Vm)
+_Resource = TypeVar("_Resource", Volume, Snapshot, Image, Vm, VolumeUpdate)
 # A state that lasts less may never be seen.
 _SAMPLE_SECONDS = 0.02
 
@@ -26,6 +26,7 @@ class Resources:
     volumes: Mapping[str, Volume]
     snapshots: Mapping[str, Snapshot]
     images: Mapping[str, Image]
+    volume_updates: Mapping[str, VolumeUpdate]
 
     def linked_volumes(self) -> list[Volume]:
         """The VM's volumes, its root volume first."""
@@ -38,6 +39,7 @@ class Resources:
             volumes={key: _sample(volume) for key, volume in self.volumes.items()},
             snapshots={key: _sample(snapshot) for key, snapshot in self.snapshots.items()},
             images={key: _sample(image) for key, image in self.images.items()},
+            volume_updates={key: _sample(update) for key, update in self.volume_updates.items()},
         )
 
 
@@ -57,7 +59,7 @@ class History:
 
     def __init__(self, live: Resources, *, stale: float) -> None:
         self.live = live
-        self._stale = stale
+        self.stale = stale
         self._samples: deque[tuple[float, Resources]] = deque()
 
     def seen(self) -> Resources:
@@ -68,14 +70,15 @@ class History:
         return self._samples[0][1]
 
     async def keep(self) -> None:
-        """Take samples for ever."""
-        while self._stale > 0:
+        """Take samples as long as reads are to be stale, which may change meanwhile."""
+        while self.stale > 0:
             self._samples.append((time.monotonic(), self.live.sample()))
             self._forget()
             await asyncio.sleep(_SAMPLE_SECONDS)
+        self._samples.clear()
 
     def _forget(self) -> None:
         """Leave the newest sample that is old enough in front."""
-        shown = time.monotonic() - self._stale
+        shown = time.monotonic() - self.stale
         while len(self._samples) > 1 and self._samples[1][0] <= shown:
             self._samples.popleft()

@@ -46,6 +46,7 @@ def to_save(region: Region) -> Saved:
         volumes=region.volumes,
         snapshots=region.snapshots,
         images=region.images,
+        volume_updates=region.volume_updates,
         source_ids=sorted(region.source_ids),
         tokens=[
             UsedToken(*key, parameters=parameters, resource_id=resource_id)
@@ -76,6 +77,7 @@ def bring_back(region: Region, found: Saved) -> list[str]:
     region.volumes |= found.volumes
     region.snapshots |= found.snapshots
     region.images |= found.images
+    region.volume_updates |= found.volume_updates
     for snapshot in list(found.snapshots.values()):
         lost += _resume_snapshot(region, snapshot)
     for volume in list(found.volumes.values()):
@@ -83,30 +85,34 @@ def bring_back(region: Region, found: Saved) -> list[str]:
             lost += _resume_volume(region, volume)
     for image in found.images.values():
         if image.state == "pending":
-            region.start(region.make_image(image))
+            region.start(region.transitions.make_image(image))
+    for update in found.volume_updates.values():
+        if update.state in ("pending", "active") and update.volume_id in region.volumes:
+            updated = region.volumes[update.volume_id]
+            region.start(region.transitions.update_volume(updated, update))
     return lost
 
 
 def _resume_snapshot(region: Region, snapshot: Snapshot) -> list[str]:
     if snapshot.state == "deleting":
-        region.start(region.remove_snapshot(snapshot))
+        region.start(region.transitions.remove_snapshot(snapshot))
     elif not region.disks.snapshot_file(snapshot.snapshot_id).exists():
         snapshot.state = "error"
         return [f"snapshot {snapshot.snapshot_id}: its data was not complete, it is in state error"]
     elif snapshot.state in ("in-queue", "pending"):
         complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         complete.set_result(None)
-        region.start(region.make_snapshot(snapshot, complete))
+        region.start(region.transitions.make_snapshot(snapshot, complete))
     return []
 
 
 def _resume_volume(region: Region, volume: Volume) -> list[str]:
     if volume.state == "deleting":
-        region.start(region.remove_volume(volume))
+        region.start(region.transitions.remove_volume(volume))
         return []
     if not region.disks.volume_file(volume.volume_id).exists():
         if volume.state == "creating":
-            region.start(region.make_volume(volume))
+            region.start(region.transitions.make_volume(volume))
             return []
         volume.state, volume.link = "error", None
         return [f"volume {volume.volume_id}: its data is missing, it is in state error"]
@@ -128,5 +134,5 @@ def _link_again(region: Region, volume: Volume, link: Link) -> list[str]:
         ]
     link.state = "attaching"
     volume.link, volume.state = link, "in-use"
-    region.start(region.attach(volume, link))
+    region.start(region.transitions.attach(volume, link))
     return []

@@ -1,22 +1,57 @@
 """How long things take in the simulated Region, in seconds."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from packer_plugin_osc_chroot.localcloud import toml_file
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Each transition's time. `call` is added to every call."""
+    """Each transition's time.
+
+    `call` is added to every call, and `calls` more to those of the actions that it names. `disk` is
+    what passes between a link's being attached and the disk's appearing on the machine. `copy` is
+    that of a snapshot or an OMI that is copied.
+    """
 
     call: float = 0.0
     volume: float = 0.0
     link: float = 0.0
+    disk: float = 0.0
     unlink: float = 0.0
     snapshot: float = 0.0
     image: float = 0.0
-    delete: float = 0.0
+    copy: float = 0.0
+    update_volume: float = 0.0
+    delete_volume: float = 0.0
+    delete_snapshot: float = 0.0
+    calls: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        times = {each.name: getattr(self, each.name) for each in fields(self)}
+        times |= {f"calls.{action}": time for action, time in times.pop("calls").items()}
+        for name, time in times.items():
+            if not (math.isfinite(time) and time >= 0):
+                raise ValueError(f"{name} is {time}: it must be 0 or more seconds")
+
+    def of_call(self, action: str) -> float:
+        return self.call + self.calls.get(action, 0.0)
 
 
 PRESETS = {
     "zero": Latency(),
-    "typical": Latency(call=0.05, volume=3.0, link=2.0, unlink=2.0, snapshot=20.0, image=1.0),
+    "typical": Latency(
+        call=0.05, volume=3.0, link=2.0, unlink=2.0, snapshot=20.0, image=1.0, copy=10.0
+    ),
 }
+
+
+def load_latency(file: Path) -> Latency:
+    """From a TOML file with some of these keys; what it leaves out takes no time.
+
+    Raises toml_file.FileError.
+    """
+    return toml_file.load(file, Latency)

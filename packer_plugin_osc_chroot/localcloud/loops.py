@@ -23,9 +23,11 @@ _LOOP_CTL_GET_FREE = 0x4C82
 _LOOP_CONFIGURE = 0x4C0A
 _LOOP_CLR_FD = 0x4C01
 _LOOP_GET_STATUS64 = 0x4C05
+_LOOP_SET_CAPACITY = 0x4C07
 _LOOP_INFO64_SIZE = 232
 # The kernel refuses partitions on a loop device without this flag.
 _LO_FLAGS_PARTSCAN = 8
+_LO_FLAGS_READ_ONLY = 1
 _ATTEMPTS = 200
 _LAST_CLOSE_SECONDS = 1.0
 _SYS_BLOCK = Path("/sys/block")
@@ -78,8 +80,9 @@ def _device_number(text: str) -> int:
     return os.makedev(int(major), int(minor))
 
 
-def attach(file: Path) -> LoopDevice:
+def attach(file: Path, *, read_only: bool = False) -> LoopDevice:
     """Attach `file` to a free loop device."""
+    flags = _LO_FLAGS_PARTSCAN | (_LO_FLAGS_READ_ONLY if read_only else 0)
     backing = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(_ATTEMPTS):
@@ -87,7 +90,7 @@ def attach(file: Path) -> LoopDevice:
             try:
                 handle = _open_loop(device)
                 try:
-                    fcntl.ioctl(handle, _LOOP_CONFIGURE, _loop_config(backing, file))
+                    fcntl.ioctl(handle, _LOOP_CONFIGURE, _loop_config(backing, file, flags))
                 finally:
                     os.close(handle)
             except OSError as error:
@@ -119,11 +122,9 @@ def _open_loop(device: LoopDevice) -> int:
         return os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
 
 
-def _loop_config(backing: int, file: Path) -> bytes:
+def _loop_config(backing: int, file: Path, flags: int) -> bytes:
     name = os.fsencode(file)[:63]
-    info = struct.pack(
-        "=5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, _LO_FLAGS_PARTSCAN, name, b"", b"", 0, 0
-    )
+    info = struct.pack("=5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
     return struct.pack("=II", backing, 0) + info + bytes(64)
 
 
@@ -162,6 +163,15 @@ def flush(nodes: Iterable[Path]) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def read_size(device: LoopDevice) -> None:
+    """Tell the kernel that the file has another size now."""
+    handle = os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(handle, _LOOP_SET_CAPACITY)
+    finally:
+        os.close(handle)
 
 
 def read_partition_table(device: LoopDevice) -> None:

@@ -1,5 +1,6 @@
 """Changing who may use a snapshot or an OMI."""
 
+from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.state import Permissions
@@ -11,6 +12,12 @@ def update_permissions(permissions: Permissions, change: Json) -> None:
         raise ApiError(
             "invalid-parameter-set", "Exactly one of Additions and Removals is to be given."
         )
+    for asked in change.values():
+        for account_id in asked.get("AccountIds", []):
+            if not assumptions.ACCOUNT_ID.fullmatch(account_id):
+                raise ApiError(
+                    "invalid-parameter-value", f"{account_id!r} is no account id: 12 digits."
+                )
     additions, removals = change.get("Additions", {}), change.get("Removals", {})
     permissions.account_ids = [
         account_id

@@ -1,19 +1,18 @@
-"""The Region: all that exists in it, and how its resources go from state to state.
+"""The Region: all that exists in it, and who may see and use it.
 
 Every change of state happens on one asyncio thread, so there are no locks; work on disks goes to a
 thread pool. The actions of the API (`actions_*.py`) are functions over this class.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from packer_plugin_osc_chroot.localcloud import assumptions
-from packer_plugin_osc_chroot.localcloud.disks import Attachment, Disks
+from packer_plugin_osc_chroot.localcloud.disks import Disks
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
-from packer_plugin_osc_chroot.localcloud.files import GIB
+from packer_plugin_osc_chroot.localcloud.hazards import Hazards
 from packer_plugin_osc_chroot.localcloud.history import History, Resources
 from packer_plugin_osc_chroot.localcloud.latency import Latency
 from packer_plugin_osc_chroot.localcloud.openapi import Json
@@ -26,16 +25,15 @@ from packer_plugin_osc_chroot.localcloud.state import (
     Snapshot,
     Vm,
     Volume,
+    VolumeUpdate,
     new_id,
 )
+from packer_plugin_osc_chroot.localcloud.transitions import Transitions
 from packer_plugin_osc_chroot.localcloud.trouble import Trouble
-from packer_plugin_osc_chroot.localcloud.watch import NodeWatch
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _DISK_THREADS = 8
-# How often a snapshot's progress moves on.
-_PROGRESS_SECONDS = 0.1
 
 
 async def _nowhere() -> None:
@@ -65,10 +63,11 @@ class Region:
         self.disks = disks
         self.latency = latency
         self.record = record
-        self.trouble = trouble
+        self.hazards = Hazards(trouble)
         self.volumes: dict[str, Volume] = {}
         self.snapshots: dict[str, Snapshot] = {}
         self.images: dict[str, Image] = {}
+        self.volume_updates: dict[str, VolumeUpdate] = {}
         self.source_ids: set[str] = set()
         self.client_tokens: dict[tuple[str, str, str], tuple[Json, str]] = {}
         if before is None:
@@ -76,17 +75,17 @@ class Region:
         else:
             self.vm, self.root_volume_id = before.vm, before.root_volume_id
         live = Resources(
-            vm=self.vm, volumes=self.volumes, snapshots=self.snapshots, images=self.images
+            vm=self.vm,
+            volumes=self.volumes,
+            snapshots=self.snapshots,
+            images=self.images,
+            volume_updates=self.volume_updates,
         )
         self.history = History(live, stale=trouble.stale_reads)
         self._tasks: set[asyncio.Task[None]] = set()
         self._writes: set[asyncio.Future[None]] = set()
-        self._copies: dict[str, list[asyncio.Future[None]]] = {}
-        self._attachments: dict[str, Attachment] = {}
         self._pool = ThreadPoolExecutor(_DISK_THREADS, thread_name_prefix="localcloud-disk")
-        self._watch = NodeWatch(
-            asyncio.get_running_loop(), changed=lambda node: self._read(node.name)
-        )
+        self.transitions = Transitions(self)
 
     def _start_vm(self, account: Account) -> Vm:
         vm = Vm(
@@ -115,6 +114,18 @@ class Region:
         self.root_volume_id = root.volume_id
         return vm
 
+    @property
+    def trouble(self) -> Trouble:
+        return self.hazards.trouble
+
+    def set_trouble(self, trouble: Trouble) -> None:
+        """From now on; what is counted is counted anew."""
+        self.hazards = Hazards(trouble)
+        sampled = self.history.stale > 0
+        self.history.stale = trouble.stale_reads
+        if not sampled and trouble.stale_reads > 0:
+            self.start(self.history.keep())
+
     async def on_disk(self, work: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Run `work` in the thread pool."""
         loop = asyncio.get_running_loop()
@@ -136,158 +147,14 @@ class Region:
         self._writes.add(writing)
         writing.add_done_callback(self._writes.discard)
 
-    # Volumes
-
-    async def make_volume(self, volume: Volume) -> None:
-        wait = asyncio.sleep(self.latency.volume)
-        work = self.on_disk(
-            self.disks.create_volume,
-            volume.volume_id,
-            size=volume.size * GIB,
-            snapshot_id=volume.snapshot_id,
-        )
-        _, failure = await asyncio.gather(wait, work, return_exceptions=True)
-        volume.state = "available" if failure is None else "error"
-        if failure is not None:
-            self.record.add_defect(f"localcloud: making {volume.volume_id} failed: {failure}")
-
-    async def remove_volume(self, volume: Volume) -> None:
-        await asyncio.sleep(self.latency.delete)
-        await asyncio.gather(*self._copies.pop(volume.volume_id, []), return_exceptions=True)
-        await self.on_disk(self.disks.delete_volume, volume.volume_id)
-        del self.volumes[volume.volume_id]
-
-    async def attach(self, volume: Volume, link: Link) -> None:
-        await asyncio.sleep(self.latency.link)
-        try:
-            attachment = await self.on_disk(self.disks.attach, volume.volume_id, name=link.slot)
-        except OSError as error:
-            self.disks.release(link.slot)
-            volume.link, volume.state = None, "available"
-            self.record.add_defect(
-                f"localcloud: attaching {volume.volume_id} as {link.slot} failed: {error}"
-            )
-            return
-        self._attachments[link.slot] = attachment
-        self._watch.add(attachment.node)
-        await self.on_disk(self.disks.update_partitions, attachment)
-        link.attachment, link.state = attachment, "attached"
-
-    async def detach(self, volume: Volume, link: Link) -> None:
-        attachment = link.attachment
-        assert attachment is not None
-        wait = asyncio.sleep(self.latency.unlink)
-        await asyncio.gather(wait, self._check_unused(volume, attachment))
-        await self._check_written(volume.volume_id)
-        del self._attachments[link.slot]
-        if not await self.on_disk(self.disks.detach, attachment):
-            self.record.add_defect(
-                f"{volume.volume_id} ({attachment.node}) was taken away from a user that still"
-                " has it: the kernel keeps the disk until that user is gone"
-            )
-        volume.link, volume.state = None, "available"
-
-    async def _check_unused(self, volume: Volume, attachment: Attachment) -> None:
-        users = await self.on_disk(self.disks.users_of, attachment)
-        if users:
-            self.record.add_defect(
-                f"UnlinkVolume of {volume.volume_id} while {attachment.node} is in use:"
-                f" {', '.join(users)}"
-            )
-
-    def _read(self, slot: str) -> None:
-        """The disk at `slot` was written: its partitions may be other ones now."""
-        attachment = self._attachments.get(slot)
-        if attachment is not None:
-            self.start(self.on_disk(self.disks.update_partitions, attachment))
-
-    # Snapshots
-
-    async def take_data(self, snapshot: Snapshot, volume: Volume) -> None:
-        """Note what the volume holds now; the copy goes on in the background."""
-        flushed = asyncio.ensure_future(self._flush_for(snapshot, volume))
-        copy = asyncio.ensure_future(self._copy_after(flushed, snapshot, volume))
-        self._copies.setdefault(volume.volume_id, []).append(copy)
-        await flushed
-        self.start(self.make_snapshot(snapshot, copy))
-
-    async def _flush_for(self, snapshot: Snapshot, volume: Volume) -> None:
-        attachment = volume.link.attachment if volume.link is not None else None
-        if attachment is None:
-            return
-        mounts = await self.on_disk(self.disks.mounts_of, attachment)
-        if mounts:
-            self.record.add_defect(
-                f"CreateSnapshot of {volume.volume_id} while {attachment.node} is mounted on"
-                f" {', '.join(mounts)}"
-            )
-        written = await self.on_disk(self.disks.flush, attachment)
-        if written is not None:
-            snapshot.writes = attachment, written
-
-    async def _copy_after(
-        self, flushed: asyncio.Future[None], snapshot: Snapshot, volume: Volume
-    ) -> None:
-        await flushed
-        source = self.disks.volume_file(volume.volume_id)
-        await self.on_disk(self.disks.create_snapshot, snapshot.snapshot_id, source)
-
-    async def make_snapshot(self, snapshot: Snapshot, copy: asyncio.Future[None]) -> None:
-        started = time.monotonic()
-        duration = self.latency.snapshot
-        while (elapsed := time.monotonic() - started) < duration:
-            share = elapsed / duration
-            snapshot.progress = int(share * 100)
-            if share >= assumptions.SNAPSHOT_QUEUE_SHARE:
-                snapshot.state = "pending"
-            await asyncio.sleep(min(_PROGRESS_SECONDS, duration - elapsed))
-        snapshot.state = "pending"
-        try:
-            await copy
-        except OSError as error:
-            snapshot.state = "error"
-            self.record.add_defect(f"localcloud: copying for {snapshot.snapshot_id}: {error}")
-            return
-        await self._check_written(snapshot.volume_id)
-        if snapshot.state == "pending":
-            snapshot.state, snapshot.progress = "completed", 100
-
-    async def _check_written(self, volume_id: str) -> None:
-        """Record writes to a volume since CreateSnapshot took its data."""
-        for snapshot in list(self.snapshots.values()):
-            if snapshot.volume_id != volume_id or snapshot.writes is None:
-                continue
-            if snapshot.state == "completed":
-                continue
-            attachment, before = snapshot.writes
-            written = await self.on_disk(self.disks.flush, attachment)
-            if written is None or written == before or snapshot.writes is None:
-                continue
-            snapshot.writes = None
-            self.record.add_defect(
-                f"{volume_id} ({attachment.node}) was written ({written - before} sectors) between"
-                f" CreateSnapshot and the end of {snapshot.snapshot_id}"
-            )
-
-    async def remove_snapshot(self, snapshot: Snapshot) -> None:
-        await asyncio.sleep(self.latency.delete)
-        for copies in list(self._copies.values()):
-            await asyncio.gather(*copies, return_exceptions=True)
-        await self.on_disk(self.disks.delete_snapshot, snapshot.snapshot_id)
-        self.snapshots.pop(snapshot.snapshot_id, None)
-
-    # OMIs
-
-    async def make_image(self, image: Image) -> None:
-        await asyncio.sleep(self.latency.image)
-        image.state = "available"
-
     # What a caller may see and use
 
     def is_being_copied(self, volume: Volume) -> bool:
         """Whether a snapshot of it is on its way."""
         return any(
-            snapshot.volume_id == volume.volume_id and snapshot.state in ("in-queue", "pending")
+            snapshot.volume_id == volume.volume_id
+            and not snapshot.source_id
+            and snapshot.state in ("in-queue", "pending")
             for snapshot in self.snapshots.values()
         )
 
@@ -339,9 +206,7 @@ class Region:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        # Copies go on to their end in the pool: what is kept is to be complete.
-        copies = [copy for copies in self._copies.values() for copy in copies]
-        await asyncio.gather(*copies, *self._writes, return_exceptions=True)
+        await self.transitions.close()
+        await asyncio.gather(*self._writes, return_exceptions=True)
         await self.write()
-        self._watch.close()
         await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)

@@ -3,11 +3,14 @@
 import argparse
 import os
 from pathlib import Path
+from typing import get_args
 
 from packer_plugin_osc_chroot.localcloud.catalogue import IMAGE_ID, Catalogue, load_catalogue
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
-from packer_plugin_osc_chroot.localcloud.latency import PRESETS
+from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency, load_latency
+from packer_plugin_osc_chroot.localcloud.nodes import Style
 from packer_plugin_osc_chroot.localcloud.sources import SourceError, check_source
+from packer_plugin_osc_chroot.localcloud.tell import say
 from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 
 
@@ -30,14 +33,34 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         "--catalogue",
         metavar="FILE",
         type=_catalogue,
-        help="a TOML file with accounts, quotas and OMIs (the README has an example)",
+        help="a TOML file with accounts, quotas and OMIs (an example is below)",
     )
     parser.add_argument(
         "--latency",
-        choices=sorted(PRESETS),
+        metavar="zero|typical|FILE",
+        type=_latency,
         default="zero",
-        help="how long things take: zero (the default), or typical (volume 3 s, link and unlink 2 s,"
-        " snapshot 20 s, OMI 1 s, 50 ms on every call)",
+        help="how long things take: zero (the default), typical (volume 3 s, link and unlink 2 s,"
+        " snapshot 20 s, OMI 1 s, a copy of either 10 s, 50 ms on every call), or a TOML file that"
+        " gives seconds for some of: call, volume, link, disk, unlink, snapshot, image, copy,"
+        " update_volume, delete_volume, delete_snapshot, and in a table calls more for single"
+        " actions",
+    )
+    parser.add_argument(
+        "--trouble",
+        metavar="FILE",
+        type=Path,
+        help="a TOML file with what is to go wrong (an example is below); it is read again whenever it"
+        " changes",
+    )
+    parser.add_argument(
+        "--disks",
+        choices=get_args(Style),
+        default="xvd",
+        help="what linked volumes are called here: xvd (the default), /dev/xvdX as in the API; by-id,"
+        " as on OUTSCALE's VMs: another letter, /dev/sdY, found through"
+        " /dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sdX, X as in the API. Names that this machine has"
+        " are never used",
     )
     parser.add_argument(
         "--https",
@@ -79,6 +102,16 @@ def _catalogue(name: str) -> Catalogue:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _latency(text: str) -> Latency:
+    if text in PRESETS:
+        return PRESETS[text]
+    try:
+        return load_latency(Path(text))
+    except FileError as error:
+        known = ", ".join(sorted(PRESETS))
+        raise argparse.ArgumentTypeError(f"{error} (and it is none of {known})") from None
+
+
 def check_region_options(options: argparse.Namespace) -> None:
     """What can be known to fail before anything is started. Raises UsageError."""
     sources = [image_id for image_id, _ in options.source_omi]
@@ -108,7 +141,11 @@ def make_cloud(options: argparse.Namespace) -> LocalCloud:
         latency=options.latency,
         source_omis=dict(options.source_omi) or None,
         catalogue=options.catalogue,
+        trouble=options.trouble,
+        tell=say,
         record=options.record,
         state=options.state,
         https=options.https,
+        disks=options.disks,
+        own_disk=True,
     )

@@ -25,6 +25,7 @@ from packer_plugin_osc_chroot.localcloud.state import (
     Snapshot,
     Vm,
     Volume,
+    VolumeUpdate,
 )
 
 # Raised when what is written changes in a way that an older version cannot read.
@@ -66,6 +67,7 @@ class Saved:
     volumes: dict[str, Volume] = field(default_factory=dict)
     snapshots: dict[str, Snapshot] = field(default_factory=dict)
     images: dict[str, Image] = field(default_factory=dict)
+    volume_updates: dict[str, VolumeUpdate] = field(default_factory=dict)
     source_ids: list[str] = field(default_factory=list)
     tokens: list[UsedToken] = field(default_factory=list)
     foreign: dict[str, ForeignData] = field(default_factory=dict)

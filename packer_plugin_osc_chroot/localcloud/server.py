@@ -22,6 +22,7 @@ from packer_plugin_osc_chroot.localcloud import (
     actions_places,
     actions_snapshots,
     actions_tags,
+    actions_volume_updates,
     actions_volumes,
     state,
 )
@@ -31,7 +32,7 @@ from packer_plugin_osc_chroot.localcloud.record import Record, RecordedCall
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker, SignedRequest
 from packer_plugin_osc_chroot.localcloud.state import Account
-from packer_plugin_osc_chroot.localcloud.trouble import Fault, FaultCounter
+from packer_plugin_osc_chroot.localcloud.trouble import Fault
 
 _Action = Callable[[Region, Account, Json], Awaitable[Json]]
 _PublicAction = Callable[[Region, None, Json], Awaitable[Json]]
@@ -53,10 +54,13 @@ ACTIONS: Mapping[str, _Action] = {
     "ReadSubregions": actions_places.read_subregions,
     "ReadTags": actions_tags.read_tags,
     "ReadVms": actions_places.read_vms,
+    "ReadVmsState": actions_places.read_vms_state,
+    "ReadVolumeUpdateTasks": actions_volume_updates.read_volume_update_tasks,
     "ReadVolumes": actions_volumes.read_volumes,
     "UnlinkVolume": actions_volumes.unlink_volume,
     "UpdateImage": actions_images.update_image,
     "UpdateSnapshot": actions_snapshots.update_snapshot,
+    "UpdateVolume": actions_volume_updates.update_volume,
 }
 
 # Not signed, as the official document has it.
@@ -85,7 +89,6 @@ class ApiServer:
         self._document = document
         self._checker = checker
         self._record = record
-        self._faults = FaultCounter(region.trouble.faults)
 
     def application(self) -> web.Application:
         application = web.Application(client_max_size=_MAX_BODY)
@@ -105,7 +108,7 @@ class ApiServer:
     async def _api(self, request: web.Request) -> web.Response:
         started, began = state.iso(state.now()), time.monotonic()
         action = request.match_info["action"]
-        await asyncio.sleep(self._region.latency.call)
+        await asyncio.sleep(self._region.latency.of_call(action))
         call = _Call(action)
         status, answer = await self._answer(call, request)
         if call.spoilt is not None:
@@ -172,15 +175,20 @@ class ApiServer:
             account = self._account(request, body)
             call.account_id = account.account_id
         call.parameters = _parameters(body)
-        if action in self._region.trouble.forbidden:
+        hazards = self._region.hazards
+        hazards.throttle(action, call.account_id)
+        if action in hazards.trouble.forbidden:
             raise ApiError("access-denied", f"This user has no permission for {action}.")
         for problem in self._document.check_request(action, call.parameters):
             raise error_of_problem(problem)
         if call.parameters.get("DryRun"):
             return {}
-        fault = self._faults.next_call(action)
+        hazards.refuse(action)
+        fault = hazards.next_call(action)
         if fault is None:
             return await self._act(call, account)
+        if fault.kind == "slow":
+            return await self._act_slowly(call, account, fault)
         if fault.after:
             with suppress(ApiError):
                 await self._act(call, account)
@@ -188,6 +196,15 @@ class ApiServer:
             raise ApiError(fault.error_name, "Trouble on demand.")
         call.spoilt = fault
         return {}
+
+    async def _act_slowly(self, call: _Call, account: Account | None, fault: Fault) -> Json:
+        if not fault.after:
+            await asyncio.sleep(fault.seconds)
+            return await self._act(call, account)
+        try:
+            return await self._act(call, account)
+        finally:
+            await asyncio.sleep(fault.seconds)
 
     async def _act(self, call: _Call, account: Account | None) -> Json:
         action = call.action

@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.disks import Attachment
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.quotas import Quotas
@@ -112,6 +113,8 @@ class Volume:
     created: datetime = field(default_factory=now)
     tags: dict[str, str] = field(default_factory=dict)
     link: Link | None = None
+    # The update that is on its way.
+    task_id: str = ""
 
     def view(self) -> Json:
         linked = []
@@ -140,18 +143,64 @@ class Volume:
             found["SnapshotId"] = self.snapshot_id
         if self.client_token:
             found["ClientToken"] = self.client_token
+        if self.task_id:
+            found["TaskId"] = self.task_id
+        return found
+
+
+@dataclass(frozen=True)
+class VolumeShape:
+    """What UpdateVolume changes."""
+
+    size: int
+    volume_type: str
+    iops: int
+
+    def view(self) -> Json:
+        return {"Iops": self.iops, "Size": self.size, "VolumeType": self.volume_type}
+
+
+@dataclass
+class VolumeUpdate:
+    task_id: str
+    account_id: str
+    volume_id: str
+    origin: VolumeShape
+    target: VolumeShape
+    state: str = "pending"
+    progress: int = 0
+    started: datetime = field(default_factory=now)
+    completed: datetime | None = None
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def view(self) -> Json:
+        found: Json = {
+            "Progress": self.progress,
+            "StartDate": iso(self.started),
+            "State": self.state,
+            "Tags": tags_view(self.tags),
+            "TaskId": self.task_id,
+            "VolumeId": self.volume_id,
+            "VolumeUpdate": {"Origin": self.origin.view(), "Target": self.target.view()},
+        }
+        if self.completed is not None:
+            found["CompletionDate"] = iso(self.completed)
         return found
 
 
 @dataclass
 class Snapshot:
-    """`writes` is what had been written to the volume's disk when the data was taken."""
+    """`writes` is what had been written to the volume's disk when the data was taken.
+
+    `source_id` is the snapshot that it is a copy of.
+    """
 
     snapshot_id: str
     account_id: str
     account_alias: str
     size: int
     volume_id: str = ""
+    source_id: str = ""
     description: str = ""
     client_token: str = ""
     state: str = "in-queue"
@@ -183,7 +232,10 @@ class Snapshot:
 
 @dataclass
 class Image:
-    """`mappings` are in the document's shape, with every value filled in."""
+    """`mappings` are in the document's shape, with every value filled in.
+
+    `source_id` is the OMI that it is a copy of.
+    """
 
     image_id: str
     account_id: str
@@ -191,6 +243,7 @@ class Image:
     name: str
     mappings: list[Json]
     root_device_name: str
+    source_id: str = ""
     architecture: str = "x86_64"
     description: str = ""
     boot_modes: list[str] = field(default_factory=list)
@@ -282,7 +335,7 @@ class Vm:
             "ReservationId": f"r-{self.vm_id.removeprefix('i-')}",
             "RootDeviceName": "/dev/sda1",
             "RootDeviceType": "bsu",
-            "State": "running",
+            "State": assumptions.VM_STATE,
             "StateReason": "",
             "Tags": tags_view(self.tags),
             "VmId": self.vm_id,

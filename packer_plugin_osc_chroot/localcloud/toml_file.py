@@ -6,7 +6,7 @@ What is wrong in one is said in a line: the file, the key, what was expected.
 import tomllib
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import cattrs
 
@@ -62,7 +62,19 @@ def _converter() -> cattrs.Converter:
     ):
         converter.register_structure_hook(kind, _strict(kind, words))
     converter.register_structure_hook(datetime, _date)
+    converter.register_structure_hook_func(_is_literal, _one_of)
     return converter
+
+
+def _is_literal(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is Literal
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    if value not in get_args(kind):
+        raise ValueError(f"expected one of {', '.join(get_args(kind))}, found {value!r}")
+    return value
 
 
 def _strict(kind: type, words: str) -> Any:

@@ -45,7 +45,12 @@ def test_lists_booleans_and_tags() -> None:
     assert names(TagKeys=["os"]) == ["debian 12 (a)"]
     assert names(Tags=["os=deb*"]) == ["debian 12 (a)"]
     assert names(Tags=["os=ubuntu"]) == []
-    assert names(Hypervisors=["xen"]) == []
+    assert names(ProductCodeNames=["Linux"]) == []
+
+
+def test_what_is_the_same_for_all() -> None:
+    assert len(names(Hypervisors=["xen"], VirtualizationTypes=["hvm"])) == 3
+    assert names(VirtualizationTypes=["paravirtual"]) == []
 
 
 def test_numbers_and_dates() -> None:

@@ -1,0 +1,50 @@
+"""`localcloud status`, where none, one or several Regions run. Needs no root."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from packer_plugin_osc_chroot.localcloud import control, remains
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.localcloud.command import main
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One on which no other localcloud runs."""
+    for module in (control, remains):
+        monkeypatch.setattr(module, "runtime_directory", lambda: tmp_path / "run")
+
+
+@pytest.fixture
+def running() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def test_nothing_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out == "no localcloud runs here\n"
+    assert main(["status", "--exports"]) == 2
+    assert "no localcloud runs here: `localcloud serve` starts one" in capsys.readouterr().err
+
+
+def test_one_runs(running: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
+    cloud = running.enter_context(LocalCloud())
+    assert main(["status", "--exports"]) == 0
+    assert cloud.environment()["OSC_ACCESS_KEY"] in capsys.readouterr().out
+
+
+def test_of_several_one_is_named(running: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
+    clouds = [running.enter_context(LocalCloud()) for _ in range(2)]
+    assert main(["status", "--exports"]) == 2
+    assert "2 localclouds run here: say which with --state DIR" in capsys.readouterr().err
+    assert main(["status"]) == 0
+    shown = capsys.readouterr().out
+    for cloud in clouds:
+        directory = str(Path(cloud.environment()["OSC_CONFIG_FILE"]).parent)
+        assert f"Region at {cloud.url}" in shown and directory in shown
+        assert main(["status", "--exports", "--state", directory]) == 0
+        assert cloud.environment()["OSC_ACCESS_KEY"] in capsys.readouterr().out
