@@ -111,12 +111,12 @@ def _value(action: argparse.Action) -> Value:
     if action.choices is not None:
         return Value(Kind.WORDS, tuple(map(str, action.choices)))
     metavar = action.metavar if isinstance(action.metavar, str) else ""
-    if words := tuple(word for word in metavar.split("|") if "|" in metavar and word.islower()):
-        # Words, or else a value of the kind in capitals.
-        return Value(Kind.WORDS, words)
-    if metavar.endswith("FILE"):
-        return Value(Kind.FILE)
-    return Value(Kind.DIRECTORY if metavar.endswith("DIR") else Kind.OTHER)
+    # As in zero|typical|FILE.
+    words = tuple(part for part in metavar.split("|") if part.islower())
+    for ending, kind in (("FILE", Kind.FILE), ("DIR", Kind.DIRECTORY)):
+        if metavar.endswith(ending):
+            return Value(kind, words)
+    return Value(Kind.OTHER, words)
 
 
 def _help(action: argparse.Action) -> str:
@@ -128,7 +128,12 @@ def _help(action: argparse.Action) -> str:
 
 
 def _value_cases(
-    found: Sequence[Level], *, words: Callable[[Sequence[str]], str], file: str, directory: str
+    found: Sequence[Level],
+    *,
+    words: Callable[[Sequence[str]], str],
+    file: str,
+    directory: str,
+    end: Sequence[str] = (),
 ) -> str:
     """The branches of a `case` of bash or zsh: what to do where an option's value comes next."""
     lines = []
@@ -137,12 +142,10 @@ def _value_cases(
             if option.value is None:
                 continue
             where = " | ".join(_quoted(f"{level.at} {name}") for name in option.names)
-            action = {
-                Kind.WORDS: words(option.value.words),
-                Kind.FILE: f"{file}; return",
-                Kind.DIRECTORY: f"{directory}; return",
-                Kind.OTHER: "return",
-            }[option.value.kind]
+            value = option.value
+            actions = [words(value.words)] if value.words else []
+            actions += {Kind.FILE: [file], Kind.DIRECTORY: [directory]}.get(value.kind, [])
+            action = "; ".join([*actions, *end])
             lines.append(f"        {where}) {action} ;;")
     return "\n".join(lines)
 
@@ -213,9 +216,10 @@ complete -F {_FUNCTION} {PROGRAM}
 def zsh(found: Sequence[Level]) -> str:
     values = _value_cases(
         found,
-        words=lambda words: f"compadd -- {' '.join(map(_quoted, words))}; return",
+        words=lambda words: f"compadd -- {' '.join(map(_quoted, words))}",
         file="_files",
         directory="_files -/",
+        end=["return"],
     )
     cases = []
     for level in found:
@@ -296,14 +300,11 @@ complete -c {PROGRAM} -n 'contains -- -- (commandline -opc)' -F
 def _fish_value(value: Value | None) -> str:
     if value is None:
         return ""
-    match value.kind:
-        case Kind.WORDS:
-            return f" -x -a {_quoted(' '.join(value.words))}"
-        case Kind.FILE:
-            return " -r -F"
-        case Kind.DIRECTORY:
-            return " -x -a '(__fish_complete_directories)'"
-    return " -x"
+    offered = [*value.words]
+    if value.kind is Kind.DIRECTORY:
+        offered.append("(__fish_complete_directories)")
+    flags = " -r -F" if value.kind is Kind.FILE else " -x"
+    return f"{flags} -a {_quoted(' '.join(offered))}" if offered else flags
 
 
 _SCRIPTS: Mapping[str, Callable[[Sequence[Level]], str]] = {"bash": bash, "zsh": zsh, "fish": fish}

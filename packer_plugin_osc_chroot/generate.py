@@ -74,6 +74,8 @@ def reference() -> str:
         "",
         "<!-- Made from packer_plugin_osc_chroot/options/config.py by `make generate`. -->",
         "",
+        f"Version {VERSION}.",
+        "",
         "## Required",
         "",
         *(_entry(row, shown) for row in required),

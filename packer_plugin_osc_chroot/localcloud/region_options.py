@@ -37,6 +37,7 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--latency",
+        metavar="zero|typical|FILE",
         type=_latency,
         default="zero",
         metavar="|".join([*PRESETS, "FILE"]),

@@ -19,15 +19,17 @@ CASES = [
     ("localcloud ", {"run", "serve", "status", "export", "clean"}, {"localcloud"}),
     ("localcloud ru", {"run"}, {"serve"}),
     ("localcloud run --l", {"--latency"}, {"--export"}),
-    ("localcloud run --latency ", {"typical", "zero"}, {"run", "a.raw"}),
+    ("localcloud run --latency ", {"typical", "zero"}, {"run", "--latency"}),
     ("localcloud run --latency t", {"typical"}, {"zero"}),
     ("localcloud export --s", {"--state"}, {"--latency"}),
+    ("localcloud run --disks ", {"by-id"}, {"--latency", "a.raw"}),
     ("completion ", {"bash", "zsh", "fish"}, {"localcloud"}),
     ("localcloud status --exports --", {"--state"}, {"--latency"}),
 ]
 # Files of the working directory are the shell's own to offer.
 FILES = [
     ("localcloud run --export ", {"a.raw", "regions"}),
+    ("localcloud run --latency a", {"a.raw"}),
     ("localcloud run --state ", {"regions"}),
     ("localcloud export ami-12345678 ", {"a.raw"}),
     ("localcloud run -- ./", {"regions"}),

@@ -77,5 +77,5 @@ def test_the_builder_does_not_know_of_it() -> None:
         if "localcloud" not in file.relative_to(package).parts
         and re.search(r"^\s*(?:from|import) \S*\blocalcloud\b", file.read_text(), re.M)
     ]
-    # The command line imports what it is asked for, by the name in its table.
+    # The list of commands has it by name only.
     assert naming == []
