@@ -10,7 +10,7 @@ import pytest
 
 from packer_plugin_osc_chroot import cli
 from packer_plugin_osc_chroot.cloud.metadata import Identity
-from packer_plugin_osc_chroot.doctor import command, machine, region
+from packer_plugin_osc_chroot.doctor import command, journals, machine, region
 from packer_plugin_osc_chroot.doctor.finding import Finding, State
 from packer_plugin_osc_chroot.doctor.journals import check_journals
 from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
@@ -277,5 +277,10 @@ def test_journals(environ: dict[str, str], tmp_path: Path, monkeypatch: pytest.M
     assert found.state is State.WARNING and 'the build of "web" of ' in found.message
     state.chmod(0o777)
     assert check_journals(environ).state is State.PROBLEM
+    state.chmod(0o700)
+    monkeypatch.setattr(journals, "free_mib", lambda path: 0)
+    found = check_journals(environ)
+    assert found.state is State.WARNING and "no free space" in found.message
     environ[STATE_VARIABLE] = str(next(state.iterdir()))
-    assert check_journals(environ).state is State.WARNING
+    found = check_journals(environ)
+    assert found.state is State.WARNING and "is no folder" in found.message

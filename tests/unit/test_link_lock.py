@@ -1,4 +1,4 @@
-"""The lock of device names: one build at a time, whatever another user has put in its place."""
+"""The locks that builds share while they link, whatever another user has put in their place."""
 
 import fcntl
 import os
@@ -14,7 +14,7 @@ import pytest
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host import link_lock as module
-from packer_plugin_osc_chroot.host.link_lock import link_lock
+from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 real_open = os.open
@@ -208,3 +208,44 @@ def test_nothing_stays_open(path: Path) -> None:
     with pytest.raises(BuildError):
         take()
     assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_nobody_is_alone_beside_others(path: Path) -> None:
+    ui, token = RecordingUi(), CancelToken()
+    with appearing(token, ui=ui, alone=False) as first:
+        with appearing(token, ui=ui, alone=False) as second:
+            assert not first.is_alone() and not second.is_alone()
+            # To ask has cost neither of them its place.
+            with pytest.raises(Cancelled), appearing(soon_over(), ui=ui, alone=True):
+                pass
+        assert first.is_alone() and first.is_alone()
+        with pytest.raises(Cancelled), appearing(soon_over(), ui=ui, alone=False):
+            pass
+    with appearing(token, ui=ui, alone=True) as third:
+        assert third.is_alone()
+        with pytest.raises(Cancelled), appearing(soon_over(), ui=ui, alone=False):
+            pass
+
+
+def soon_over() -> CancelToken:
+    return CancelToken(deadline=0.2)
+
+
+def test_of_many_who_ask_at_once_nobody_is_alone(path: Path) -> None:
+    """A lock that is changed in vain is lost for a moment, in which nobody else may take it."""
+    ready = threading.Barrier(8)
+    alone: list[bool] = []
+
+    def ask() -> None:
+        with appearing(CancelToken(), ui=RecordingUi(), alone=False) as others:
+            for _ in range(200):
+                ready.wait()
+                alone.append(others.is_alone())
+                ready.wait()
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(alone) == 1600 and not any(alone)
