@@ -1,6 +1,6 @@
-# A Debian that an Ansible playbook provisions in the chroot: no SSH, and nothing of Ansible's in the
-# OMI but Python. The VM needs ansible-playbook and the collection community.general, which has the
-# connection chroot: PyPI's package ansible brings both.
+# A Debian that an Ansible playbook provisions in the chroot, without SSH. The VM needs
+# ansible-playbook and the collection community.general, which has the connection chroot: PyPI's
+# package ansible brings both.
 
 packer {
   required_plugins {

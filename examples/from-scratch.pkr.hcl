@@ -24,6 +24,12 @@ source "osc-chroot" "debian" {
   from_scratch            = true
   omi_virtualization_type = "hvm"
   root_volume_size        = 2
+  root_device_name        = "/dev/sda1"
+  omi_block_device_mappings {
+    device_name           = "/dev/sda1"
+    volume_type           = "gp2"
+    delete_on_vm_deletion = true
+  }
 
   # The volume has no partition table yet. PartitionDevice is what partition 1 will be called, which
   # differs between kinds of disk: /dev/sda1, /dev/nvme1n1p1.

@@ -175,13 +175,11 @@ def certain_paths(
     """
     name = letters(api_name)
     paths = [path for path in (dev / api_name.removeprefix("/dev/"), dev / f"xvd{name}")]
-    by_id = dev / "disk/by-id"
-    has_udev = by_id.exists()
+    # Not by-id: udev makes that with the first disk that has a serial, which may be this one.
+    has_udev = (dev / "disk").exists()
     if has_udev:
         paths = [path for path in paths if not path.name.startswith("sd")]
-        for link in sorted(by_id.iterdir()):
-            if serial_of_link(link.name) in own_names:
-                paths.append(link)
+        paths += [link for link in _links(dev) if serial_of_link(link.name) in own_names]
     else:
         paths.append(dev / f"sd{name}")
     paths += [node for node in new if serials(node, sysfs=sysfs) & set(own_names)]

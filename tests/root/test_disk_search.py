@@ -142,6 +142,17 @@ def test_letters_of_the_kernel_count_only_without_udev(kernel: FakeKernel, searc
     search.refuse(NONE)
 
 
+def test_the_first_disks_that_udev_names_at_all(kernel: FakeKernel, search: Search) -> None:
+    """Two builds link at once where no disk had a serial before: the kernel's letters are swapped."""
+    (kernel.dev / "disk/by-uuid").mkdir(parents=True)
+    search.note()
+    another, own = kernel.plug("sdf"), kernel.plug("sdg")
+    search.refuse("nothing tells whether", alone=False)
+    kernel.link("scsi-0QEMU_QEMU_HARDDISK_sdg", another)
+    kernel.link("scsi-0QEMU_QEMU_HARDDISK_sdf", own)
+    assert search.find() == "sdg"
+
+
 def test_a_link_to_an_old_disk_says_nothing(kernel: FakeKernel, search: Search) -> None:
     kernel.plug("sdc", by_id="scsi-0QEMU_QEMU_HARDDISK_sdf")
     search.note()

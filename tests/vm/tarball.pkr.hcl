@@ -9,6 +9,12 @@ source "osc-chroot" "tarball" {
   from_scratch            = true
   omi_virtualization_type = "hvm"
   root_volume_size        = 2
+  root_device_name        = "/dev/sda1"
+  omi_block_device_mappings {
+    device_name           = "/dev/sda1"
+    volume_type           = "gp2"
+    delete_on_vm_deletion = true
+  }
 
   pre_mount_commands = [
     "echo 'start=1MiB, type=83, bootable' | sfdisk --quiet --label dos {{.Device}}",
