@@ -9,6 +9,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import read_identity
+from packer_plugin_osc_chroot.cloud.private_files import private_directory
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.chroot import Chroot
@@ -186,7 +187,7 @@ def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
     context.redact.add((credentials.secret_key, credentials.access_key))
     region = credentials.region or identity.region
     ui.message(f"VM: {identity.vm_id} in {identity.subregion}")
-    cloud = Cloud(credentials, region=region)
+    cloud = Cloud(credentials, region=region, shared=private_directory(context.environ))
     return cloud, look(cloud, config, identity, token=context.token, ui=ui)
 
 

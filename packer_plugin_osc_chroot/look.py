@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What was found. `account_id` is empty where these credentials may not ask for it."""
+    """What was found. `account_id` is empty where nothing needs it, or it may not be asked for."""
 
     identity: Identity
     region: str
@@ -84,7 +84,6 @@ def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken
             hint="Check region, and that access_key belongs to the account that owns this VM",
         )
     with _beside(token) as (pool, own):
-        account = pool.submit(_account_id, cloud, own)
         image = pool.submit(read_image, cloud, config.source_omi, token=own)
         named = pool.submit(lambda: images_named(cloud, config.omi_name, "", token=own))
         permitted = [
@@ -99,16 +98,12 @@ def look(cloud: Cloud, config: Config, identity: Identity, *, token: CancelToken
                 hint="Check the id; ids differ between Regions",
             )
         source = parse_source(found)
-        snapshot = pool.submit(read_snapshot, cloud, source.snapshot_id, token=own)
-        account_id = account.result()
+        if not source.size:
+            source = _with_size(cloud, source, token=own)
+        account_id = _account_id(cloud, own) if named.result() else ""
         _check_name_free(config.omi_name, named.result(), account_id, ui=ui)
         for check in permitted:
             check.result()
-        shown = snapshot.result()
-    if shown is None:
-        log.info("snapshot %s of the source is not shown", source.snapshot_id)
-    elif shown.get("VolumeSize"):
-        source = dataclasses.replace(source, size=int(shown["VolumeSize"]))
     ui.message(f'Source OMI: {source.image_id} "{source.name}", {source.size} GiB')
     return Facts(identity, cloud.region, account_id, source)
 
@@ -132,6 +127,15 @@ def _beside(token: CancelToken) -> Iterator[tuple[ThreadPoolExecutor, CancelToke
             # Where the build was cancelled, that has its reason.
             token.check()
             raise
+
+
+def _with_size(cloud: Cloud, source: SourceImage, *, token: CancelToken) -> SourceImage:
+    """For an OMI whose mapping does not tell its root's size: that of the snapshot."""
+    snapshot = read_snapshot(cloud, source.snapshot_id, token=token)
+    if snapshot is None:
+        log.info("snapshot %s of the source is not shown", source.snapshot_id)
+        return source
+    return dataclasses.replace(source, size=int(snapshot.get("VolumeSize") or 0))
 
 
 def _account_id(cloud: Cloud, token: CancelToken) -> str:

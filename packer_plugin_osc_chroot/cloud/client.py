@@ -8,6 +8,7 @@ be repeated (read in osc-sdk-python 0.42.0).
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +19,10 @@ from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
+from packer_plugin_osc_chroot.cloud.budget import Budget
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
+from packer_plugin_osc_chroot.cloud.pace import Pace, Sign
+from packer_plugin_osc_chroot.cloud.wait_times import WaitTimes
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.version import VERSION
 
@@ -39,12 +43,21 @@ _CONNECTIONS = 16
 
 
 class Cloud:
-    """Thread-safe. `region` is known by now; `close()` ends the connections."""
+    """Thread-safe. `region` is known by now; `close()` ends the connections.
 
-    def __init__(self, credentials: Credentials, *, region: str) -> None:
+    `shared` is a directory for what the builds on this VM tell each other: how long waits take, and
+    how fast they may call.
+    """
+
+    def __init__(
+        self, credentials: Credentials, *, region: str, shared: Path | None = None
+    ) -> None:
         self.region = region
         self.endpoint = credentials.endpoint_url(region)
-        self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
+        self._budget = Budget(shared, account=f"{self.endpoint} {credentials.access_key}")
+        host = urlsplit(self.endpoint).hostname or ""
+        self._wait_times = WaitTimes(shared, endpoint=host)
+        self._session = _Session(credentials, host=host)
         self._call = _Call(
             profile=Profile(
                 access_key=credentials.access_key,
@@ -64,7 +77,10 @@ class Cloud:
         return abandonable(lambda: self._repeated(action, body, token), token=token, name=action)
 
     def trial(self, action: str, *, token: CancelToken, **body: Any) -> None:
-        """A DryRun: sent once, since nothing depends on it. Raises CloudError."""
+        """A DryRun: sent once at most, since nothing depends on it. Raises CloudError."""
+        if self._budget.is_tight:
+            log.info("DryRun of %s: left out, calls are being throttled", action)
+            return
         abandonable(lambda: self._once(action, {**body, "DryRun": True}), token=token, name=action)
 
     def one(
@@ -81,6 +97,15 @@ class Cloud:
         """
         token.check()
         return self._repeated(action, body, token)
+
+    def pace(self, kind: str, *, sign: Sign | None = None) -> Pace:
+        """The pace of a wait that begins now, of the kind that `kind` names."""
+        return Pace(
+            self._wait_times.of(kind),
+            learn=lambda seconds: self._wait_times.add(kind, seconds),
+            turn=self._budget.look_turn,
+            sign=sign,
+        )
 
     def pages(self, action: str, key: str, *, token: CancelToken, **body: Any) -> Iterator[Json]:
         """The resources below `key` of every page of a Read action."""
@@ -101,6 +126,8 @@ class Cloud:
             if not isinstance(error, CloudError):
                 return False
             maybe_done = maybe_done or error.maybe_done
+            if is_throttled(error):
+                self._budget.throttled()
             again = error.status == 429 or repeatable and error.maybe_done
             if again:
                 log.info("%s: %s; trying again", action, error.message)
@@ -114,13 +141,17 @@ class Cloud:
             reraise=True,
         )
         try:
-            return retrying(self._once, action, body)
+            return retrying(self._in_turn, action, body, token)
         except BuildError as error:
             error.maybe_done = maybe_done
             raise
 
     def _patience(self) -> float:
         return _RETRY_SECONDS if self._session.answered else _FIRST_RETRY_SECONDS
+
+    def _in_turn(self, action: str, body: Mapping[str, Any], token: CancelToken) -> Json:
+        self._budget.call_turn(token)
+        return self._once(action, body)
 
     def _once(self, action: str, body: Mapping[str, Any]) -> Json:
         try:
@@ -150,6 +181,11 @@ class Cloud:
                 action=action,
             )
         return answer
+
+
+def is_throttled(error: CloudError) -> bool:
+    """The account, or the whole platform (503 code 6), has had too many calls (API Throttling)."""
+    return error.status == 429 or error.status == 503 and "6" in error.codes
 
 
 def is_forbidden(error: CloudError) -> bool:

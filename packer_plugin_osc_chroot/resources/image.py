@@ -156,6 +156,7 @@ def wait_for_image(cloud: Cloud, image_id: str, *, token: CancelToken, ui: Ui) -
         deadline=_IMAGE_SECONDS,
         token=token,
         ui=ui,
+        pace=cloud.pace("OMI"),
     )
 
 

@@ -11,12 +11,16 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
 from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.pace import Pace, Sign
 from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import (
+    GIB,
     Disk,
+    block_size,
+    candidate_paths,
     disks,
     find_disk,
     free_names,
@@ -25,6 +29,7 @@ from packer_plugin_osc_chroot.host.disk import (
 )
 from packer_plugin_osc_chroot.host.link_lock import link_lock
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
+from packer_plugin_osc_chroot.host.uevents import disk_sign
 from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
@@ -34,6 +39,9 @@ log = logging.getLogger(__name__)
 
 _LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
+# A link that takes less than that is waited for under the lock.
+_QUICK_SECONDS = 0.08
+_API_KNOWS_SECONDS = 0.03
 # Seconds between two looks whether the disk is still in use, and before the user is told of it.
 _FREE_EVERY = 0.1
 _FREE_TELL = 10.0
@@ -58,17 +66,29 @@ def linked_volume(
     ui.say("Linking the volume to this VM...")
     attempt = _Attempt()
     try:
-        _link(cloud, volume_id, attempt, vm_id=vm_id, device_path=device_path, token=token, ui=ui)
-        wait_for(
-            f"link of volume {volume_id}",
-            lambda: read_volume(cloud, volume_id, token=token),
-            target=("attached",),
-            failed=("detaching", "detached"),
-            state=lambda volume: _link_state(volume, vm_id),
-            deadline=_LINK_SECONDS,
-            token=token,
-            ui=ui,
-        )
+        with disk_sign(lambda: _is_there(attempt, device_path, size=size)) as sign:
+            pace = _link(
+                cloud,
+                volume_id,
+                attempt,
+                vm_id=vm_id,
+                device_path=device_path,
+                sign=sign,
+                token=token,
+                ui=ui,
+            )
+            if pace is not None:
+                wait_for(
+                    f"link of volume {volume_id}",
+                    lambda: read_volume(cloud, volume_id, token=token),
+                    target=("attached",),
+                    failed=("detaching", "detached"),
+                    state=lambda volume: _link_state(volume, vm_id),
+                    deadline=_LINK_SECONDS,
+                    token=token,
+                    ui=ui,
+                    pace=pace,
+                )
         disk = find_disk(
             volume_id,
             api_name=attempt.name,
@@ -88,7 +108,7 @@ def linked_volume(
             if attempt.may_stand:
                 if attempt.disk_path is not None:
                     _await_free(host, attempt.disk_path, token=undo, ui=ui)
-                _unlink(cloud, volume_id, vm_id=vm_id, token=undo, ui=ui)
+                _unlink(cloud, volume_id, attempt.disk_path, vm_id=vm_id, token=undo, ui=ui)
         except BuildError as error:
             raise UndoError(
                 f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
@@ -113,10 +133,14 @@ def _link(
     *,
     vm_id: str,
     device_path: str,
+    sign: Sign,
     token: CancelToken,
     ui: Ui,
-) -> None:
-    """LinkVolume under a free name, until the API shows that name as taken."""
+) -> Pace | None:
+    """LinkVolume under a free name, until the API shows that name as taken.
+
+    Returns the pace of what is still to be waited for; None where the volume is attached already.
+    """
     refusals: dict[str, CloudError] = {}
     while True:
         with link_lock(token, ui=ui):
@@ -132,7 +156,11 @@ def _link(
                 log.info("%s cannot be had, trying another name: %s", attempt.name, error)
                 refusals[attempt.name] = error
                 continue
-            wait_for(
+            pace = cloud.pace("link", sign=sign)
+            if pace.may_end_within(_QUICK_SECONDS) and sign(_QUICK_SECONDS, token):
+                # Then one look is enough, once the API knows what the kernel does.
+                token.sleep(_API_KNOWS_SECONDS)
+            volume = wait_for(
                 f"link of volume {volume_id} as {attempt.name}",
                 lambda: read_volume(cloud, volume_id, token=token),
                 target=("attaching", "attached"),
@@ -140,8 +168,22 @@ def _link(
                 deadline=_SHOWN_SECONDS,
                 token=token,
                 ui=ui,
+                pace=Pace(first=0.0),
             )
-            return
+        if _link_state(volume, vm_id) != "attached":
+            return pace
+        pace.ended()
+        return None
+
+
+def _is_there(attempt: "_Attempt", device_path: str, *, size: int) -> bool:
+    """Whether something may be the linked volume's disk; `find_disk` looks more closely."""
+    if not attempt.name:
+        return False
+    return any(
+        block_size(path) == size * GIB and path.resolve() not in attempt.disks_before
+        for path in candidate_paths(attempt.name, device_path)
+    )
 
 
 def _send_link(cloud: Cloud, volume_id: str, name: str, *, vm_id: str, token: CancelToken) -> None:
@@ -233,7 +275,9 @@ def _is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
         return is_claimed(LocalFiles("/"), disk, token=token)
 
 
-def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui: Ui) -> None:
+def _unlink(
+    cloud: Cloud, volume_id: str, disk: Path | None, *, vm_id: str, token: CancelToken, ui: Ui
+) -> None:
     ui.say(f"Unlinking volume {volume_id}...")
     gone_since: float | None = None
 
@@ -252,13 +296,15 @@ def _unlink(cloud: Cloud, volume_id: str, *, vm_id: str, token: CancelToken, ui:
         held_up=lambda: pending_snapshot(cloud, volume_id, token=token),
         tell=ui.message,
     )
-    wait_for(
-        f"unlinking of volume {volume_id}",
-        lambda: read_volume(cloud, volume_id, token=token),
-        target=("available", "gone"),
-        failed=("error",),
-        deadline=_LINK_SECONDS,
-        token=token,
-        ui=ui,
-        missing_is="gone",
-    )
+    with disk_sign(lambda: disk is not None and block_size(disk) is None) as sign:
+        wait_for(
+            f"unlinking of volume {volume_id}",
+            lambda: read_volume(cloud, volume_id, token=token),
+            target=("available", "gone"),
+            failed=("error",),
+            deadline=_LINK_SECONDS,
+            token=token,
+            ui=ui,
+            missing_is="gone",
+            pace=cloud.pace("unlink", sign=sign),
+        )

@@ -63,6 +63,7 @@ def wait_for_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken, ui:
         deadline=LONGEST_SECONDS,
         token=token,
         ui=ui,
+        pace=cloud.pace("snapshot"),
     )
 
 
