@@ -103,6 +103,12 @@ endif
 test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a build
 	$(IN_VENV) -m pytest -m 'not root and not e2e'
 
+.PHONY: bench
+bench: $(VENV)/.installed build packer | check-test ## Speed and size beside their lower bounds (RUNS=5, BASE=file, RIVAL=plugin, ONLY=group)
+	$(or $(AS_ROOT),env) PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m bench \
+	    --plugin=dist/$(PLUGIN) --packer=$(PACKER) --runs=$(or $(RUNS),5) \
+	    $(if $(BASE),--base=$(BASE)) $(if $(RIVAL),--rival=$(RIVAL)) $(addprefix --only=,$(ONLY))
+
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml

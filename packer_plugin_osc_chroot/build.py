@@ -36,6 +36,7 @@ from packer_plugin_osc_chroot.resources.link import linked_volume
 from packer_plugin_osc_chroot.resources.snapshot import start_snapshot, wait_for_snapshot
 from packer_plugin_osc_chroot.resources.volume import created_volume
 from packer_plugin_osc_chroot.template.engine import Scope
+from packer_plugin_osc_chroot.timeline import timeline
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -88,7 +89,12 @@ def build(context: Context) -> Result:
     """Raises BuildError or Cancelled; then everything is undone, but what its notes name."""
     config, ui, token = context.config, context.ui, context.token
     packer = config.packer
-    with Phases(ui=ui, token=token, debug=packer.debug, on_error=packer.on_error) as phases:
+    with (
+        timeline(context.environ, packer.build_name, ui=ui) as timings,
+        Phases(
+            ui=ui, token=token, debug=packer.debug, on_error=packer.on_error, timings=timings
+        ) as phases,
+    ):
         host = Host(plan_wrapper(config, context.scope))
         cloud, facts = phases.do("look", lambda: _look(context, host))
         late = Late(context.scope, late_data(facts))

@@ -30,11 +30,15 @@ _kept_for_ever: list["_Entry"] = []
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """One row of the table at the end: seconds, and whether it ran beside others."""
+    """One row of the table at the end: seconds, and whether it ran beside others.
+
+    `begun` is of the kernel's monotonic clock, in seconds.
+    """
 
     name: str
     seconds: float
     beside: bool = False
+    begun: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +55,16 @@ class Phases:
     """Used as a context manager around a build. Its exit undoes all that is not kept."""
 
     def __init__(
-        self, *, ui: Ui, token: CancelToken, debug: bool = False, on_error: str = ""
+        self,
+        *,
+        ui: Ui,
+        token: CancelToken,
+        debug: bool = False,
+        on_error: str = "",
+        timings: list[Timing] | None = None,
     ) -> None:
-        self.timings: list[Timing] = []
+        """`timings` gets what each phase took."""
+        self.timings = [] if timings is None else timings
         # What could not be undone, in the order of time; each has been shown.
         self.failures: list[Exception] = []
         self._ui = ui
@@ -246,7 +257,7 @@ class Phases:
         try:
             return action()
         finally:
-            self.timings.append(Timing(name, time.monotonic() - begun, beside))
+            self.timings.append(Timing(name, time.monotonic() - begun, beside, begun))
 
     def _pause(self, name: str) -> None:
         if not self._debug:

@@ -9,8 +9,11 @@ _PARTITION_START = 1 << 20
 _SIZE = 64 << 20
 
 
-def make_guest_image(directory: Path) -> Path:
-    """Make `guest.raw` in an empty directory: a bare tree that `chroot` runs a shell in."""
+def make_guest_image(directory: Path, *, size: int = _SIZE) -> Path:
+    """Make `guest.raw` in an empty directory: a bare tree that `chroot` runs a shell in.
+
+    `size` is the disk's, in bytes.
+    """
     busybox = shutil.which("busybox")
     assert busybox, "these tests need Debian's package busybox-static"
     tree = directory / "tree"
@@ -28,11 +31,11 @@ def make_guest_image(directory: Path) -> Path:
 
     image = directory / "guest.raw"
     with open(image, "wb") as file:
-        file.truncate(_SIZE)
+        file.truncate(size)
     subprocess.run(
         ["sfdisk", "--quiet", str(image)], check=True, input=b"start=1MiB, type=83, bootable\n"
     )
-    blocks = f"{(_SIZE - _PARTITION_START) >> 10}k"
+    blocks = f"{(size - _PARTITION_START) >> 10}k"
     subprocess.run(
         ["mkfs.ext4", "-q", "-F", "-L", "root", "-d", str(tree)]
         + ["-E", f"offset={_PARTITION_START}", str(image), blocks],

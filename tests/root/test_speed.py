@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
 
+from packer_plugin_osc_chroot import timeline
 from packer_plugin_osc_chroot.build import Result
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
@@ -77,7 +78,11 @@ def test_what_must_wait_for_what_does(tmp_path: Path) -> None:
     mounted: list[int] = []
     with LocalCloud(latency=latency) as cloud:
         provisioner = Provisioner(look=lambda *_: mounted.append(len(calls_of(cloud.record))))
-        environ = {**cloud.environment(), "XDG_CACHE_HOME": str(tmp_path)}
+        environ = {
+            **cloud.environment(),
+            "XDG_CACHE_HOME": str(tmp_path),
+            "OSC_CHROOT_TIMELINE": str(tmp_path / "timeline.svg"),
+        }
         run(cloud, config=OPTIONS, provisioner=provisioner, environ=environ)
         # The localcloud records a snapshot of a mounted volume, or a write during it, as a defect.
         assert_nothing_left(cloud)
@@ -98,6 +103,9 @@ def test_what_must_wait_for_what_does(tmp_path: Path) -> None:
     assert tags[1] < ends["CreateSnapshot"] and tags[2] < ends["CreateImage"]
     looked = [call for call in calls[: at("CreateVolume")] if call.action.startswith("Read")]
     assert len(looked) == at("CreateVolume"), "nothing is made before all is known"
+    drawn = (tmp_path / "timeline.svg").read_text()
+    for name in timeline.WAITS | timeline.USERS:
+        assert f"<title>{name}: " in drawn, f"the timeline colours a phase that is not: {name}"
 
 
 def test_eight_builds_under_a_limit_of_five_calls_a_second(tmp_path: Path) -> None:
