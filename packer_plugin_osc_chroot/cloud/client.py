@@ -15,11 +15,11 @@ from urllib.parse import urlsplit
 import requests
 from osc_sdk_python.call import Call
 from osc_sdk_python.credentials import Endpoint, Profile
-from requests.adapters import HTTPAdapter
 from tenacity import Retrying, retry_if_exception, wait_random_exponential
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.budget import Budget
+from packer_plugin_osc_chroot.cloud.connections import Connections
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.cloud.pace import Pace, Sign
 from packer_plugin_osc_chroot.cloud.wait_times import WaitTimes
@@ -38,8 +38,6 @@ _RETRY_SECONDS = 120.0
 # The same as long as the endpoint has never answered: it is more likely wrong than down.
 _FIRST_RETRY_SECONDS = 6.0
 _RETRY_PAUSE = 15.0
-# One build asks a handful of things at a time.
-_CONNECTIONS = 16
 
 
 class Cloud:
@@ -249,7 +247,7 @@ class _Session(requests.Session):
         # The SDK signs the host without its port, so that is what must be sent.
         self.headers["Host"] = host
         for scheme in ("https://", "http://"):
-            self.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+            self.mount(scheme, Connections())
         if not credentials.verify:
             requests.packages.urllib3.disable_warnings()  # type: ignore[attr-defined]
 
