@@ -2,7 +2,7 @@
 
 OUTSCALE's rates are not published and differ by account, so they are found out: after a call that was
 throttled, calls are spaced, more widely each time, and less so again as long as none is. Looks of waits
-take half of what there is, so that calls that get a build on come first. The spacing, and whose turn is
+take a third of what there is, so that calls that get a build on come first. The spacing, and whose turn is
 when, is in a file that the builds of one user share; without it, each build has its own.
 
 Times are of the kernel's monotonic clock, which all processes share until the next boot.
@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 _FIRST_SPACING = 0.15
 _LEAST_SPACING = 0.05
 _WIDEST_SPACING = 2.0
-_WIDEN = 1.4
-_NARROW = 0.9
+_WIDEN = 1.2
+_NARROW = 0.95
 # Calls that are throttled together count as one; and so long after the last the spacing narrows.
 _TOGETHER_SECONDS = 1.0
 _NARROW_AFTER = 3.0
 # A turn further away than that is of another boot, or nonsense.
 _FURTHEST = 120.0
 # A look has so many times the spacing of a call to itself.
-_LOOK_SHARE = 2.0
+_LOOK_SHARE = 3.0
 
 
 @dataclass
