@@ -6,8 +6,10 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conformance import CONFORMANCE, Conformance
 from guest_image import make_guest_image
 from leaks import Machine
 from packer_run import Packer
@@ -51,6 +53,43 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr}"
     return report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CONFORMANCE] = Conformance()
+
+
+@pytest.fixture(autouse=True)
+def conformance(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No call, and no answer to one, may differ from the official document of the API."""
+    seen = request.config.stash[CONFORMANCE]
+    seen.problems.clear()
+    node: pytest.Item = request.node
+    expected = node.get_closest_marker("wrong_requests") is not None
+    with pytest.MonkeyPatch.context() as patch:
+        seen.watch(patch, requests=not expected)
+        yield
+    assert seen.problems == []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["conformance"] = session.config.stash[CONFORMANCE].summary()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    if summary := getattr(node, "workeroutput", {}).get("conformance"):
+        node.config.stash[CONFORMANCE].add(summary)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    seen = config.stash[CONFORMANCE]
+    if seen.calls:
+        terminalreporter.write_line(str(seen))
 
 
 @pytest.fixture(autouse=True)

@@ -46,8 +46,13 @@ def _shared() -> set[str]:
     return {
         *(f"mount {mount.mount_point}" for mount in read_mounts()),
         *(f"loop device {text}" for text in _loop_devices()),
-        *(f"device node {path}" for path in Path("/dev").glob("xvd*")),
+        *(f"device node {path}" for path in _nodes_and_links()),
     }
+
+
+def _nodes_and_links() -> Iterator[Path]:
+    for pattern in ("xvd*", "sd*", "disk/by-id/scsi-0QEMU*"):
+        yield from Path("/dev").glob(pattern)
 
 
 def _loop_devices() -> Iterator[str]:

@@ -163,15 +163,19 @@ async def unlink_volume(region: Region, account: Account, parameters: Json) -> J
         raise ApiError("volume-not-in-use", f"The volume {volume.volume_id} is not linked.")
     if volume.volume_id == region.root_volume_id:
         raise ApiError("invalid-vm-state", "The root volume of a running VM cannot be unlinked.")
-    if link.state != "attached":
+    forced = parameters.get("ForceUnlink", False)
+    if link.state != "attached" and not forced:
         raise ApiError(
             "invalid-volume-state",
             f"The link of the volume {volume.volume_id} is {link.state}, not attached.",
         )
     if region.trouble.unlink_needs_snapshot:
         _check_copied(region, volume)
-    link.state = "detaching"
-    region.start(region.transitions.detach(volume, link))
+    if forced:
+        region.transitions.force(link)
+    if link.state != "detaching":
+        link.state = "detaching"
+        region.start(region.transitions.detach(volume, link))
     return {}
 
 

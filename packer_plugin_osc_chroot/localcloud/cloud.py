@@ -23,7 +23,7 @@ from packer_plugin_osc_chroot.localcloud.add_source import Source, add_source
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.critical_path import Step, critical_path
 from packer_plugin_osc_chroot.localcloud.disks import Disks
-from packer_plugin_osc_chroot.localcloud.files import replace_sparse
+from packer_plugin_osc_chroot.localcloud.files import GIB, replace_sparse
 from packer_plugin_osc_chroot.localcloud.images import (
     TINY_IMAGE_ID,
     can_make_tiny_image,
@@ -32,6 +32,7 @@ from packer_plugin_osc_chroot.localcloud.images import (
 from packer_plugin_osc_chroot.localcloud.inventory import Inventory, take_inventory
 from packer_plugin_osc_chroot.localcloud.keeper import Keeper, bring_back
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
+from packer_plugin_osc_chroot.localcloud.nodes import Style
 from packer_plugin_osc_chroot.localcloud.openapi import load_document
 from packer_plugin_osc_chroot.localcloud.record import Defect, Record, RecordedCall, Transition
 from packer_plugin_osc_chroot.localcloud.region import Region
@@ -50,7 +51,8 @@ _HOST = "127.0.0.1"
 class LocalCloud:
     """`source_omis` maps OMI ids to what `sources.py` takes; `catalogue` says more, and has more.
 
-    With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root.
+    With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root, and
+    so does `own_disk`, which makes the VM's own disk on this machine; `nodes.py` has what `disks` are.
     `trouble` may be a file, which is followed: `tell` gets a line each time it is read again.
     `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
@@ -66,6 +68,8 @@ class LocalCloud:
         catalogue: Catalogue | None = None,
         state: Path | None = None,
         https: bool = False,
+        disks: Style = "xvd",
+        own_disk: bool = False,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
@@ -76,6 +80,8 @@ class LocalCloud:
         self._tell = tell
         self._state = Path(os.path.realpath(state)) if state is not None else None
         self._https = https
+        self._style = disks
+        self._own_disk = own_disk
         self._authorities: Path | None = None
         self._undo = ExitStack()
         self._loop = asyncio.new_event_loop()
@@ -102,7 +108,7 @@ class LocalCloud:
             self._trouble.check_actions(self._document.actions)
             self._remains: Remains = register(data=self._state)
             undo.callback(self._remains.remove)
-            self._disks = Disks(self._remains)
+            self._disks = Disks(self._remains, style=self._style)
             self._config_file = self._remains.directory / "config.json"
             # osc-sdk-python lets the profile file win over the environment: give it an empty one.
             self._config_file.write_text(json.dumps({"default": {}}))
@@ -163,6 +169,9 @@ class LocalCloud:
         if self._state is not None:
             self._region.write = Keeper(self._region, self._state).write
             await self._region.write()
+        if self._own_disk:
+            size = self._region.volumes[self._region.root_volume_id].size * GIB
+            await self._region.on_disk(self._disks.make_own_disk, size)
         self._region.start(self._region.history.keep())
         if self._trouble_file is not None:
             following = follow(
@@ -246,7 +255,12 @@ class LocalCloud:
 
     @property
     def record(self) -> list[RecordedCall]:
+        """Of the calls that only read, the newest few thousand."""
         return self._record.calls
+
+    @property
+    def calls_made(self) -> int:
+        return self._record.calls_made
 
     def critical_path(self, image_id: str) -> list[Step]:
         """What an OMI's making could not have been quicker than; empty where none was made."""

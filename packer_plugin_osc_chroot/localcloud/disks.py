@@ -1,20 +1,23 @@
 """The Region's disks: a sparse file for each volume and snapshot, loop devices for linked volumes.
 
-A linked volume is `/dev/xvdX` with partitions `/dev/xvdX1`…, nodes with the numbers of its loop
-device. Everything here blocks and runs in the Region's thread pool, except where it says otherwise.
+A linked volume is a node with the numbers of its loop device, and one for each partition; `nodes.py`
+says what they are called. Everything here blocks and runs in the Region's thread pool, except where
+it says otherwise.
 """
 
 import errno
 import os
-import stat
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from packer_plugin_osc_chroot.localcloud import files, loops, users
+from packer_plugin_osc_chroot.localcloud import files, images, loops, nodes, users
 from packer_plugin_osc_chroot.localcloud.loops import LoopDevice
-from packer_plugin_osc_chroot.localcloud.remains import Remains, nodes_of
+from packer_plugin_osc_chroot.localcloud.nodes import Style, nodes_of
+from packer_plugin_osc_chroot.localcloud.remains import NameTaken, Remains
 
 # A probe of udev's or blkid's is over by then; what still uses a disk after it is no accident.
 _SETTLE_SECONDS = 0.2
@@ -45,10 +48,11 @@ class ForeignFile:
 
 @dataclass
 class Attachment:
-    """A linked volume's disk."""
+    """A disk at the API's name `slot` (`xvdX`); `name` is that of its node."""
 
     loop: LoopDevice
     file: Path
+    slot: str
     name: str
     lock: threading.Lock = field(default_factory=threading.Lock)
     gone: bool = False
@@ -61,8 +65,9 @@ class Attachment:
 class Disks:
     """Owns the files below the localcloud's directory and the attachments."""
 
-    def __init__(self, remains: Remains) -> None:
+    def __init__(self, remains: Remains, *, style: Style = "xvd") -> None:
         self._remains = remains
+        self._by_id = style == "by-id"
         self._directory = remains.data
         # Snapshots whose data is a user's own file.
         self.foreign: dict[str, ForeignFile] = {}
@@ -131,26 +136,59 @@ class Disks:
         if self.foreign.pop(snapshot_id, None) is None:
             self.snapshot_file(snapshot_id).unlink(missing_ok=True)
 
-    def reserve(self, name: str) -> None:
-        """Take the device name `xvdX` on this machine. Quick. Raises NameTaken."""
-        self._remains.reserve(name)
+    def make_own_disk(self, size: int) -> None:
+        """The VM's own disk, of `size` bytes: read-only, one partition, no filesystem in it.
 
-    def release(self, name: str) -> None:
+        Where the machine has a disk of that name, or another localcloud made one, there is none.
+        """
+        file = self._remains.directory / "own-disk.raw"
+        images.partitioned(file, size=size)
+        with suppress(NameTaken):
+            self.reserve(nodes.OWN_SLOT)
+            try:
+                names = (nodes.twin(nodes.OWN_SLOT),) if self._by_id else ()
+                attachment = self._attach(file, nodes.OWN_SLOT, *names, read_only=True)
+            except NameTaken:
+                self.release(nodes.OWN_SLOT)
+            else:
+                self.update_partitions(attachment)
+
+    def reserve(self, slot: str) -> None:
+        """Take the API's name `xvdX` on this machine. Quick. Raises NameTaken."""
+        self._remains.reserve(slot, by_id=self._by_id)
+
+    def release(self, slot: str) -> None:
         """Give a name back. Quick."""
-        self._remains.release(name)
+        self._remains.release(slot)
 
-    def attach(self, volume_id: str, *, name: str) -> Attachment:
-        """Attach the volume and make its node (its partitions': `update_partitions`)."""
-        file = self.volume_file(volume_id)
-        loop = loops.attach(file)
-        attachment = Attachment(loop=loop, file=file, name=name)
+    def attach(self, volume_id: str, *, slot: str) -> Attachment:
+        """Attach the volume and make its node (its partitions': `update_partitions`).
+
+        Raises OSError, NameTaken where the machine has no name left for it.
+        """
+        return self._attach(self.volume_file(volume_id), slot)
+
+    def _attach(self, file: Path, slot: str, *names: str, read_only: bool = False) -> Attachment:
+        name = self._remains.reserve_node(*names) if self._by_id else slot
         try:
-            number = os.makedev(loops.LOOP_MAJOR, loop.number)
-            os.mknod(attachment.node, 0o660 | stat.S_IFBLK, number)
+            loop = loops.attach(file, read_only=read_only)
+        except OSError:
+            self._release_node(name, slot)
+            raise
+        attachment = Attachment(loop=loop, file=file, slot=slot, name=name)
+        try:
+            nodes.make_node(attachment.node, os.makedev(loops.LOOP_MAJOR, loop.number))
+            if self._by_id:
+                nodes.make_link(nodes.link_of(slot), attachment.node)
         except OSError:
             loops.detach(loop, file=os.fspath(file))
+            self._release_node(name, slot)
             raise
         return attachment
+
+    def _release_node(self, name: str, slot: str) -> None:
+        if name != slot:
+            self.release(name)
 
     def update_partitions(self, attachment: Attachment) -> None:
         """Read the partition table and make the nodes match it."""
@@ -161,9 +199,9 @@ class Disks:
             self._update_nodes(attachment)
 
     def _update_nodes(self, attachment: Attachment) -> None:
+        partitions = attachment.loop.partitions()
         wanted = {
-            Path(f"{attachment.node}{number}"): device
-            for number, device in attachment.loop.partitions().items()
+            Path(f"{attachment.node}{number}"): device for number, device in partitions.items()
         }
         for node in nodes_of(attachment.name):
             if node != attachment.node and node not in wanted:
@@ -175,7 +213,20 @@ class Disks:
                 node.unlink()
             except FileNotFoundError:
                 pass
-            os.mknod(node, 0o660 | stat.S_IFBLK, device)
+            nodes.make_node(node, device)
+        if self._by_id:
+            self._update_links(attachment, list(partitions))
+
+    def _update_links(self, attachment: Attachment, partitions: Sequence[int]) -> None:
+        wanted = {
+            nodes.link_of(attachment.slot, partition=number): f"{attachment.node}{number}"
+            for number in partitions
+        }
+        for link in nodes.links_of(attachment.slot):
+            if link != nodes.link_of(attachment.slot) and link not in wanted:
+                link.unlink(missing_ok=True)
+        for link, node in wanted.items():
+            nodes.make_link(link, Path(node))
 
     def flush(self, attachment: Attachment) -> int | None:
         """Bring all that was written into the file; the sectors written so far.
@@ -207,10 +258,10 @@ class Disks:
         """Take the disk away; False when the kernel keeps it for a user that still has it."""
         with attachment.lock:
             attachment.gone = True
-            nodes = nodes_of(attachment.name)
-            loops.flush(nodes)
-            for node in nodes:
-                node.unlink(missing_ok=True)
+            loops.flush(nodes_of(attachment.name))
+            for name in {attachment.slot, attachment.name}:
+                nodes.remove(name)
             detached = loops.detach(attachment.loop, file=os.fspath(attachment.file))
-        self.release(attachment.name)
+        self._release_node(attachment.name, attachment.slot)
+        self.release(attachment.slot)
         return detached

@@ -33,9 +33,7 @@ def tiny_image(path: Path, *, tree: Path | None = None, size: int = GIB) -> Path
     Without `tree` it holds a root's usual directories and a few files of /etc, and no program.
     Needs mkfs.ext4, but neither root nor a loop device. `size` is in bytes.
     """
-    create_sparse(path, size=size)
-    with open(path, "r+b") as stream:
-        stream.write(_boot_record(sectors=(size - _PARTITION_OFFSET) // _SECTOR))
+    partitioned(path, size=size)
     with tempfile.TemporaryDirectory(prefix="osc-chroot-localcloud-tree-") as folder:
         root = tree if tree is not None else _make_tree(Path(folder))
         options = f"offset={_PARTITION_OFFSET},root_owner=0:0"
@@ -47,6 +45,13 @@ def tiny_image(path: Path, *, tree: Path | None = None, size: int = GIB) -> Path
         path.unlink()
         raise OSError(f"mkfs.ext4 could not make {path}: {result.stderr.strip()}")
     return path
+
+
+def partitioned(path: Path, *, size: int) -> None:
+    """Make the raw disk image `path`: an MBR, and one empty partition."""
+    create_sparse(path, size=size)
+    with open(path, "r+b") as stream:
+        stream.write(_boot_record(sectors=(size - _PARTITION_OFFSET) // _SECTOR))
 
 
 def _make_tree(root: Path) -> Path:

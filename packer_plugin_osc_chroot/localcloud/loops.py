@@ -27,6 +27,7 @@ _LOOP_SET_CAPACITY = 0x4C07
 _LOOP_INFO64_SIZE = 232
 # The kernel refuses partitions on a loop device without this flag.
 _LO_FLAGS_PARTSCAN = 8
+_LO_FLAGS_READ_ONLY = 1
 _ATTEMPTS = 200
 _LAST_CLOSE_SECONDS = 1.0
 _SYS_BLOCK = Path("/sys/block")
@@ -79,8 +80,9 @@ def _device_number(text: str) -> int:
     return os.makedev(int(major), int(minor))
 
 
-def attach(file: Path) -> LoopDevice:
+def attach(file: Path, *, read_only: bool = False) -> LoopDevice:
     """Attach `file` to a free loop device."""
+    flags = _LO_FLAGS_PARTSCAN | (_LO_FLAGS_READ_ONLY if read_only else 0)
     backing = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     try:
         for _ in range(_ATTEMPTS):
@@ -88,7 +90,7 @@ def attach(file: Path) -> LoopDevice:
             try:
                 handle = _open_loop(device)
                 try:
-                    fcntl.ioctl(handle, _LOOP_CONFIGURE, _loop_config(backing, file))
+                    fcntl.ioctl(handle, _LOOP_CONFIGURE, _loop_config(backing, file, flags))
                 finally:
                     os.close(handle)
             except OSError as error:
@@ -120,11 +122,9 @@ def _open_loop(device: LoopDevice) -> int:
         return os.open(device.path, os.O_RDWR | os.O_CLOEXEC)
 
 
-def _loop_config(backing: int, file: Path) -> bytes:
+def _loop_config(backing: int, file: Path, flags: int) -> bytes:
     name = os.fsencode(file)[:63]
-    info = struct.pack(
-        "=5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, _LO_FLAGS_PARTSCAN, name, b"", b"", 0, 0
-    )
+    info = struct.pack("=5Q4I64s64s32s2Q", 0, 0, 0, 0, 0, 0, 0, 0, flags, name, b"", b"", 0, 0)
     return struct.pack("=II", backing, 0) + info + bytes(64)
 
 

@@ -3,10 +3,12 @@
 import argparse
 import os
 from pathlib import Path
+from typing import get_args
 
 from packer_plugin_osc_chroot.localcloud.catalogue import IMAGE_ID, Catalogue, load_catalogue
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency, load_latency
+from packer_plugin_osc_chroot.localcloud.nodes import Style
 from packer_plugin_osc_chroot.localcloud.sources import SourceError, check_source
 from packer_plugin_osc_chroot.localcloud.tell import say
 from packer_plugin_osc_chroot.localcloud.toml_file import FileError
@@ -31,7 +33,7 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         "--catalogue",
         metavar="FILE",
         type=_catalogue,
-        help="a TOML file with accounts, quotas and OMIs (the README has an example)",
+        help="a TOML file with accounts, quotas and OMIs (an example is below)",
     )
     parser.add_argument(
         "--latency",
@@ -47,8 +49,17 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         "--trouble",
         metavar="FILE",
         type=Path,
-        help="a TOML file with what is to go wrong; it is read again whenever it changes (the README"
-        " has an example)",
+        help="a TOML file with what is to go wrong (an example is below); it is read again whenever it"
+        " changes",
+    )
+    parser.add_argument(
+        "--disks",
+        choices=get_args(Style),
+        default="xvd",
+        help="what linked volumes are called here: xvd (the default), /dev/xvdX as in the API; by-id,"
+        " as on OUTSCALE's VMs: another letter, /dev/sdY, found through"
+        " /dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sdX, X as in the API. Names that this machine has"
+        " are never used",
     )
     parser.add_argument(
         "--https",
@@ -134,4 +145,6 @@ def make_cloud(options: argparse.Namespace) -> LocalCloud:
         record=options.record,
         state=options.state,
         https=options.https,
+        disks=options.disks,
+        own_disk=True,
     )

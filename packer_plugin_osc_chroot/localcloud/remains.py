@@ -8,7 +8,6 @@ localcloud of the machine: a name is taken by making a symlink, which is atomic.
 
 import fcntl
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -18,10 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packer_plugin_osc_chroot.host.holders_scan import Holder
-from packer_plugin_osc_chroot.localcloud import loops, users
+from packer_plugin_osc_chroot.localcloud import loops, nodes, users
 from packer_plugin_osc_chroot.localcloud.freeing import free
-
-_DEV = Path("/dev")
 
 
 class NameTaken(Exception):
@@ -50,17 +47,31 @@ class Remains:
     lock: int
     ended: Sequence[Holder] = ()
 
-    def reserve(self, device_name: str) -> None:
-        """Take `xvdX` for this localcloud. Raises NameTaken."""
-        try:
-            os.symlink(self.name, self._reservation(device_name))
-        except FileExistsError:
-            raise NameTaken(device_name) from None
-        twin = device_name.replace("xvd", "sd", 1)
+    def reserve(self, slot: str, *, by_id: bool = False) -> None:
+        """Take the API's name `xvdX` for this localcloud. Raises NameTaken."""
+        self._take(slot)
+        twin = nodes.twin(slot)
         # A real disk sdX counts too: a builder that looked there would write to it.
-        if any(os.path.lexists(_DEV / node) for node in (device_name, twin)):
-            self.release(device_name)
-            raise NameTaken(device_name)
+        real = nodes.exists(twin) and not self._reservation(twin).is_symlink()
+        if nodes.exists(slot) or real or (by_id and os.path.lexists(nodes.link_of(slot))):
+            self.release(slot)
+            raise NameTaken(slot)
+
+    def reserve_node(self, *names: str) -> str:
+        """Take the first of the kernel's names that is free. Raises NameTaken where none is."""
+        for name in names or nodes.kernel_names():
+            with suppress(NameTaken):
+                self._take(name)
+                if not nodes.exists(name):
+                    return name
+                self.release(name)
+        raise NameTaken(", ".join(names) or "sdX")
+
+    def _take(self, name: str) -> None:
+        try:
+            os.symlink(self.name, self._reservation(name))
+        except FileExistsError:
+            raise NameTaken(name) from None
 
     def release(self, device_name: str) -> None:
         self._reservation(device_name).unlink(missing_ok=True)
@@ -81,12 +92,16 @@ class Remains:
         }
         return list(found.values())
 
+    @property
+    def _entry(self) -> "Entry":
+        return Entry(self.name, self.directory, self.data)
+
     def remove(self) -> None:
         """Remove everything, and end the entry. Processes in the way are ended."""
-        _remove(Entry(self.name, self.directory, self.data), self.runtime)
+        _remove(self._entry, self.runtime)
         # Whoever starts meanwhile looks at every entry: none may go, or lose its lock, under it.
         with _registry_lock(self.runtime):
-            _unlink_entry(self.runtime / "clouds" / self.name, self.data)
+            _unlink_entry(self.runtime / "clouds" / self.name, self._entry)
             os.close(self.lock)
 
 
@@ -106,6 +121,11 @@ class Entry:
         if directory.name != f"osc-chroot-localcloud-{file.name}":
             return None
         return cls(file.name, directory, Path(lines[1]) if len(lines) > 1 else directory)
+
+    def loop_devices(self) -> list[loops.LoopDevice]:
+        """Those of its volumes, and of the VM's own disk, which is not kept with them."""
+        places = {self.directory, self.data}
+        return [device for place in places for device in loops.loop_devices(place)]
 
 
 def register(*, data: Path | None = None) -> Remains:
@@ -182,7 +202,7 @@ def _remove_if_dead(file: Path, runtime: Path, found: list[str]) -> list[Holder]
             return []
         found += _traces(entry, runtime)
         ended = _remove(entry, runtime)
-        _unlink_entry(file, entry.data)
+        _unlink_entry(file, entry)
         return ended
     except BlockingIOError:
         return []
@@ -191,32 +211,32 @@ def _remove_if_dead(file: Path, runtime: Path, found: list[str]) -> list[Holder]
 
 
 def _traces(entry: Entry, runtime: Path) -> list[str]:
-    devices = list(loops.loop_devices(entry.data))
+    devices = entry.loop_devices()
     mounts = [path for loop in devices for path in users.mounts_of(loop)]
-    nodes = [node for name in _names_of(entry.name, runtime) for node in nodes_of(name.name)]
+    names = [reservation.name for reservation in _names_of(entry.name, runtime)]
     return [
         *(f"mount {path}" for path in mounts),
         *(f"loop device {loop.path}" for loop in devices),
-        *(f"device node {node}" for node in nodes),
+        *(f"device node {node}" for name in names for node in nodes.nodes_of(name)),
+        *(f"link {link}" for name in names for link in nodes.links_of(name)),
         *([f"directory {entry.directory}"] if entry.directory.exists() else []),
     ]
 
 
-def _unlink_entry(file: Path, data: Path) -> None:
+def _unlink_entry(file: Path, entry: Entry) -> None:
     """End an entry, unless a disk is still there: the next to start tries again."""
-    if not any(loops.loop_devices(data)):
+    if not entry.loop_devices():
         file.unlink(missing_ok=True)
 
 
 def _remove(entry: Entry, runtime: Path) -> list[Holder]:
     ended = []
-    for loop in list(loops.loop_devices(entry.data)):
+    for loop in entry.loop_devices():
         # One disk that cannot be freed must not keep the others.
         with suppress(OSError):
             ended += free(loop)
     for reservation in _names_of(entry.name, runtime):
-        for node in nodes_of(reservation.name):
-            node.unlink(missing_ok=True)
+        nodes.remove(reservation.name)
         reservation.unlink(missing_ok=True)
     shutil.rmtree(entry.directory, ignore_errors=True)
     return ended
@@ -233,10 +253,3 @@ def _holder(reservation: Path) -> str:
         return os.readlink(reservation)
     except FileNotFoundError:
         return ""
-
-
-def nodes_of(device_name: str) -> list[Path]:
-    """The nodes of the disk `xvdX` and its partitions that a localcloud made."""
-    pattern = re.compile(rf"{device_name}\d*")
-    found = (node for node in _DEV.glob(f"{device_name}*") if pattern.fullmatch(node.name))
-    return [node for node in found if loops.is_ours(node)]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.disks import Attachment
 from packer_plugin_osc_chroot.localcloud.files import GIB
+from packer_plugin_osc_chroot.localcloud.remains import NameTaken
 from packer_plugin_osc_chroot.localcloud.state import (
     Image,
     Link,
@@ -43,6 +44,8 @@ class Transitions:
         self._attachments: dict[str, Attachment] = {}
         # Set once a link's disk has appeared, or will not.
         self._settled: dict[str, asyncio.Event] = {}
+        # Of links that would stay on their way for ever, and may be forced.
+        self._stuck: dict[str, asyncio.Event] = {}
         self._watch = NodeWatch(
             asyncio.get_running_loop(), changed=lambda node: self._read(node.name)
         )
@@ -111,11 +114,14 @@ class Transitions:
         try:
             with self._timed("LinkVolume", volume, volume.volume_id):
                 await asyncio.sleep(self._region.latency.link)
-                await _unless_never(end)
-                if end == "no-disk":
-                    link.state = "attached"
+                if end == "never":
+                    await self._until_forced(link)
                     return
-                if self._region.latency.disk:
+                if end == "no-disk":
+                    if link.state == "attaching":
+                        link.state = "attached"
+                    return
+                if self._region.latency.disk and link.state == "attaching":
                     link.state = "attached"
                     await asyncio.sleep(self._region.latency.disk)
                 await self._attach_disk(volume, link)
@@ -125,16 +131,16 @@ class Transitions:
     async def _attach_disk(self, volume: Volume, link: Link) -> None:
         try:
             attachment = await self._region.on_disk(
-                self._disks.attach, volume.volume_id, name=link.slot
+                self._disks.attach, volume.volume_id, slot=link.slot
             )
-        except OSError as error:
+        except (OSError, NameTaken) as error:
             self._disks.release(link.slot)
             volume.link, volume.state = None, "available"
             self._record.add_defect(
                 f"localcloud: attaching {volume.volume_id} as {link.slot} failed: {error}"
             )
             return
-        self._attachments[link.slot] = attachment
+        self._attachments[attachment.name] = attachment
         self._watch.add(attachment.node)
         await self._region.on_disk(self._disks.update_partitions, attachment)
         link.attachment = attachment
@@ -148,16 +154,25 @@ class Transitions:
             await asyncio.gather(
                 asyncio.sleep(self._region.latency.unlink), self._check_unused(volume, link)
             )
-            await _unless_never(end)
+            if end == "never":
+                await self._until_forced(link)
             await self._check_written(volume.volume_id)
             await self._detach_disk(volume, link)
+            self._stuck.pop(link.slot, None)
             volume.link, volume.state = None, "available"
+
+    def force(self, link: Link) -> None:
+        """Let a link that is stuck, or will be, go on to its end."""
+        self._stuck.setdefault(link.slot, asyncio.Event()).set()
+
+    async def _until_forced(self, link: Link) -> None:
+        await self._stuck.setdefault(link.slot, asyncio.Event()).wait()
 
     async def _detach_disk(self, volume: Volume, link: Link) -> None:
         if link.attachment is None:
             self._disks.release(link.slot)
             return
-        del self._attachments[link.slot]
+        del self._attachments[link.attachment.name]
         if not await self._region.on_disk(self._disks.detach, link.attachment):
             self._record.add_defect(
                 f"{volume.volume_id} ({link.attachment.node}) was taken away from a user that still"
@@ -174,9 +189,9 @@ class Transitions:
                 f" {', '.join(users)}"
             )
 
-    def _read(self, slot: str) -> None:
-        """The disk at `slot` was written: its partitions may be other ones now."""
-        attachment = self._attachments.get(slot)
+    def _read(self, name: str) -> None:
+        """The disk `name` was written: its partitions may be other ones now."""
+        attachment = self._attachments.get(name)
         if attachment is not None:
             self._region.start(self._region.on_disk(self._disks.update_partitions, attachment))
 
