@@ -109,6 +109,21 @@ bench: $(VENV)/.installed build packer | check-test ## Speed and size beside the
 	    --plugin=dist/$(PLUGIN) --packer=$(PACKER) --runs=$(or $(RUNS),5) \
 	    $(if $(BASE),--base=$(BASE)) $(if $(RIVAL),--rival=$(RIVAL)) $(addprefix --only=,$(ONLY))
 
+.PHONY: chaos
+chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point (CHAOS=0.5: half; SEED=…)
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) \
+	    --chaos=$(CHAOS) --seed=$(SEED) tests/root/test_chaos_build.py tests/e2e/test_chaos_packer.py
+
+CHAOS = 1
+
+.PHONY: template-diff
+template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on cases of a new seed (SEED, CASES)
+	TEMPLATE_SEED=$(SEED) TEMPLATE_CASES=$(CASES) \
+	    $(IN_VENV) -m pytest -q --timeout=600 tests/unit/test_template_differential.py
+
+SEED = $(shell echo $$RANDOM)
+CASES = 5000
+
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml

@@ -2,22 +2,28 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.credentials import find_credentials
-from packer_plugin_osc_chroot.cloud.metadata import read_identity
-from packer_plugin_osc_chroot.cloud.private_files import private_directory
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.chroot import Chroot
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.copy_files import copied_files
-from packer_plugin_osc_chroot.host.disk import Disk, find_partition
-from packer_plugin_osc_chroot.host.mounts import extra_mounts, mounted_root
+from packer_plugin_osc_chroot.host.disk import Disk, partition_path
+from packer_plugin_osc_chroot.host.mounts import extra_mounts
+from packer_plugin_osc_chroot.host.partitions import (
+    digit_warning,
+    find_partition,
+    mounted_partition,
+)
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.journal.dead import has_journals
+from packer_plugin_osc_chroot.journal.directory import state_directory
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.look import Facts, check_host, look
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.phases import Phases, Timing
@@ -30,11 +36,26 @@ from packer_plugin_osc_chroot.plan import (
     plan_mount_path,
     plan_wrapper,
 )
+from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
 from packer_plugin_osc_chroot.redaction import Redactor
+from packer_plugin_osc_chroot.resources.former_image import (
+    delete_former_snapshots,
+    deregister_former,
+)
 from packer_plugin_osc_chroot.resources.image import register_image, wait_for_image
 from packer_plugin_osc_chroot.resources.link import linked_volume
+from packer_plugin_osc_chroot.resources.sharing import (
+    Permissions,
+    share_image,
+    share_snapshot,
+    taken_early,
+)
 from packer_plugin_osc_chroot.resources.snapshot import start_snapshot, wait_for_snapshot
-from packer_plugin_osc_chroot.resources.volume import created_volume
+from packer_plugin_osc_chroot.resources.source_volume import (
+    SourceVolume,
+    Timeouts,
+    source_volume,
+)
 from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.timeline import timeline
 from packer_plugin_osc_chroot.ui import Ui
@@ -89,22 +110,42 @@ def build(context: Context) -> Result:
     """Raises BuildError or Cancelled; then everything is undone, but what its notes name."""
     config, ui, token = context.config, context.ui, context.token
     packer = config.packer
+    journal = Journal(state_directory(context.environ))
     with (
         timeline(context.environ, packer.build_name, ui=ui) as timings,
         Phases(
-            ui=ui, token=token, debug=packer.debug, on_error=packer.on_error, timings=timings
+            ui=ui,
+            token=token,
+            debug=packer.debug,
+            on_error=packer.on_error,
+            journal=journal,
+            timings=timings,
         ) as phases,
     ):
-        host = Host(plan_wrapper(config, context.scope))
-        cloud, facts = phases.do("look", lambda: _look(context, host))
-        late = Late(context.scope, late_data(facts))
+        host = Host(plan_wrapper(config, context.scope), on_pid=journal.process)
+        cloud, facts = phases.do("look", lambda: _look(context, host, journal))
+        if has_journals(journal.directory):
+            phases.do(
+                "undo dead builds",
+                lambda: undo_dead_builds(
+                    cloud, vm_id=facts.identity.vm_id, host=host, ui=ui, token=token
+                ),
+            )
+        late = Late(context.scope, late_data(facts), context.ui.message)
         plan = plan_build(config, facts, late)
 
         volume_id = phases.enter(
             "create volume",
-            lambda: created_volume(cloud, plan.volume, token=token, ui=ui),
-            describe=lambda volume_id: f"volume {volume_id}",
-        )
+            lambda: source_volume(
+                cloud,
+                plan.volume,
+                facts.foreign_source,
+                timeouts=Timeouts(volume=config.volume_timeout, image=config.image_timeout),
+                token=token,
+                ui=ui,
+            ),
+            describe=SourceVolume.describe,
+        ).volume_id
         created = phases.level()
         disk = phases.enter(
             "link volume",
@@ -113,15 +154,18 @@ def build(context: Context) -> Result:
                 volume_id,
                 vm_id=facts.identity.vm_id,
                 device_path=config.device_path,
+                nvme_device_path=config.nvme_device_path,
                 size=plan.volume.size,
+                is_empty=not plan.volume.snapshot_id,
                 host=host,
+                timeout=config.link_timeout,
                 token=token,
                 ui=ui,
             ),
             describe=lambda disk: f"link of volume {volume_id} ({disk.path})",
         )
         linked = phases.level()
-        data = _provision(context, phases, host, late, facts, disk)
+        data = _provision(context, phases, host, late, disk, journal)
         ui.say("Unmounting...")
         phases.leave("unmount", since=linked)
 
@@ -138,12 +182,22 @@ def build(context: Context) -> Result:
         )
         phases.leave_beside("unlink volume", since=created)
         _tag(phases, cloud, snapshot_id, plan.snapshot_tags, what="snapshot", token=token)
+        finish_sharing = _share(
+            phases,
+            "snapshot",
+            plan.snapshot_permissions,
+            lambda: share_snapshot(cloud, snapshot_id, plan.snapshot_permissions, token=token),
+        )
         phases.do(
             "wait for snapshot",
-            lambda: wait_for_snapshot(cloud, snapshot_id, token=token, ui=ui),
+            lambda: wait_for_snapshot(
+                cloud, snapshot_id, timeout=config.snapshot_timeout, token=token, ui=ui
+            ),
         )
+        finish_sharing()
         # Not before: the API may refuse to delete a volume whose snapshot is not complete.
         phases.leave_beside("delete volume", since=0)
+        former = _deregister_former(context, phases, cloud, facts)
         image_id = phases.do(
             "register OMI",
             lambda: register_image(
@@ -151,21 +205,41 @@ def build(context: Context) -> Result:
                 plan.image,
                 snapshot_id,
                 account_id=facts.account_id,
+                name_is_new=not former,
                 phases=phases,
                 token=token,
                 ui=ui,
             ),
         )
         _tag(phases, cloud, image_id, plan.tags, what="OMI", token=token)
-        phases.do("wait for OMI", lambda: wait_for_image(cloud, image_id, token=token, ui=ui))
+        finish_sharing = _share(
+            phases,
+            "OMI",
+            plan.image_permissions,
+            lambda: share_image(cloud, image_id, plan.image_permissions, token=token),
+        )
+        phases.do(
+            "wait for OMI",
+            lambda: wait_for_image(
+                cloud, image_id, timeout=config.image_timeout, token=token, ui=ui
+            ),
+        )
+        finish_sharing()
         phases.keep()
         phases.join()
+        # As late as can be: a build that is killed before it could say that it is done has no OMI.
+        journal.keep(snapshot_id, image_id)
+        if config.force_delete_snapshot:
+            in_use = (snapshot_id, *plan.image.snapshot_ids)
+            delete_former_snapshots(
+                cloud, former, account_id=facts.account_id, in_use=in_use, ui=ui
+            )
     _show_times(ui, phases.timings)
     return Result(
         region=cloud.region,
         image_id=image_id,
         snapshot_ids=(snapshot_id,),
-        source_image_id=facts.source.image_id,
+        source_image_id=facts.source.image_id if facts.source else "",
         data=data,
         cloud=cloud,
     )
@@ -184,42 +258,98 @@ def _tag(
         phases.do(f"tag {what}", lambda: create_tags(cloud, [resource_id], tags, token=token))
 
 
-def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
+def _share(
+    phases: Phases, what: str, permissions: Permissions, change: Callable[[], None]
+) -> Callable[[], None]:
+    """Give the permissions now if the API takes them; what is returned does it after the wait else."""
+    if not permissions:
+        return lambda: None
+    name = f"share {what}"
+    if phases.do(name, lambda: taken_early(change)):
+        return lambda: None
+    return lambda: phases.do(name, change)
+
+
+def _deregister_former(
+    context: Context, phases: Phases, cloud: Cloud, facts: Facts
+) -> list[Mapping[str, Any]]:
+    """What had the new OMI's name until now, where it is to be replaced."""
+    if not context.config.replaces:
+        return []
+    return phases.do(
+        "deregister former OMI",
+        lambda: deregister_former(
+            cloud,
+            context.config.omi_name,
+            account_id=facts.account_id,
+            phases=phases,
+            token=context.token,
+            ui=context.ui,
+        ),
+    )
+
+
+def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]:
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
-    identity = read_identity(context.environ, token=context.token)
-    credentials = find_credentials(config, context.environ)
-    context.redact.add((credentials.secret_key, credentials.access_key))
-    region = credentials.region or identity.region
-    ui.message(f"VM: {identity.vm_id} in {identity.subregion}")
-    cloud = Cloud(credentials, region=region, shared=private_directory(context.environ))
-    return cloud, look(cloud, config, identity, token=context.token, ui=ui)
+    access = find_access(
+        config, context.environ, redact=context.redact, journal=journal, token=context.token, ui=ui
+    )
+    cloud, identity = access.cloud, access.identity
+    ui.message(f"VM: {identity.vm_id} in {identity.subregion or cloud.region}")
+    # Another endpoint has Regions of its own.
+    check_region = not access.is_given_endpoint and not config.skip_region_validation
+    facts = look(cloud, config, identity, check_region=check_region, token=context.token, ui=ui)
+    try:
+        journal.begin(
+            vm_id=identity.vm_id,
+            region=cloud.region,
+            endpoint=cloud.endpoint,
+            account_id=facts.account_id,
+            omi_name=config.omi_name,
+        )
+    except OSError as error:
+        ui.message(
+            f"warning: no journal in {journal.directory}: {error.strerror}. If this build were killed"
+            " outright, nothing would know what it left"
+        )
+    return cloud, facts
 
 
 def _provision(
-    context: Context, phases: Phases, host: Host, late: Late, facts: Facts, disk: Disk
+    context: Context, phases: Phases, host: Host, late: Late, disk: Disk, journal: Journal
 ) -> Mapping[str, str]:
     """From the linked disk to provisioners that have run; what it enters is left by the caller."""
     config, ui, token = context.config, context.ui, context.token
     if config.pre_mount_commands:
+        expected = partition_path(disk.path, config.partition_number)
         commands = [
-            late.text("pre_mount_commands", command, Device=str(disk.path))
+            late.text(
+                "pre_mount_commands",
+                command,
+                Device=str(disk.path),
+                PartitionDevice=str(expected),
+            )
             for command in config.pre_mount_commands
         ]
+        for command in commands:
+            if warning := digit_warning("pre_mount_commands", command, disk):
+                ui.message(warning)
         phases.do("pre_mount_commands", lambda: _run(host, commands, token=token, ui=ui))
 
     partition = phases.do(
         "find partition",
-        lambda: find_partition(disk, int(config.mount_partition), host=host, token=token),
+        lambda: find_partition(disk, config.partition_number, host=host, token=token),
     )
     mount_path = plan_mount_path(config, late, disk)
     ui.say(f"Mounting {partition} at {mount_path}...")
+    journal.mounting(mount_path, str(partition.path))
     root = phases.enter(
         "mount",
-        lambda: mounted_root(
+        lambda: mounted_partition(
             host,
-            str(partition),
+            partition,
             mount_path,
             options=config.mount_options,
             token=token,
@@ -229,9 +359,18 @@ def _provision(
     )
     if config.post_mount_commands:
         after = [
-            late.text("post_mount_commands", command, Device=str(disk.path), MountPath=mount_path)
+            late.text(
+                "post_mount_commands",
+                command,
+                Device=str(disk.path),
+                PartitionDevice=str(partition),
+                MountPath=mount_path,
+            )
             for command in config.post_mount_commands
         ]
+        for command in after:
+            if warning := digit_warning("post_mount_commands", command, disk):
+                ui.message(warning)
         phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
 
     files = phases.enter(
@@ -250,7 +389,9 @@ def _provision(
             lambda: copied_files(files, config.files, host=host, root=root, token=token, ui=ui),
             describe=lambda _: f"copies in {root}: {', '.join(config.files)}",
         )
-    data = plan_hook_data(facts, disk=disk, mount_path=mount_path, environ=context.environ)
+    data = plan_hook_data(
+        late, disk=disk, partition=partition.path, mount_path=mount_path, environ=context.environ
+    )
     communicator = Communicator(Chroot(host, root), files)
     phases.do("provision", lambda: _run_provisioners(context, communicator, data))
     return data

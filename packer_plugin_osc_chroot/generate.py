@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
-from packer_plugin_osc_chroot.options.declaration import Option, options_of
+from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
+from packer_plugin_osc_chroot.options.duration import format_duration
 from packer_plugin_osc_chroot.version import VERSION
 
 COMPONENTS = Path("shim/internal/components/components.json")
@@ -21,14 +22,27 @@ def components() -> Mapping[str, Any]:
     Every attribute is optional there: what is required is Prepare's to say, with everything else
     that is wrong, and for legacy JSON templates too.
     """
-    attributes = {row.name: {"type": row.kind.cty, "required": False} for row in options_of(Config)}
     builder = {
         "kind": COMPONENT_KIND,
         "name": COMPONENT_NAME,
-        "config": {"attributes": attributes, "blocks": {}},
+        "config": _spec(Config),
         "output": {"attributes": {}, "blocks": {}},
     }
     return {"version": VERSION, "components": [builder]}
+
+
+def _spec(table: type) -> dict[str, Any]:
+    """The inside of a block, every spelling of its options included."""
+    attributes: dict[str, Any] = {}
+    blocks: dict[str, Any] = {}
+    for row in options_of(table):
+        for spelling in row.spellings:
+            if spelling.table is None:
+                attributes[spelling.name] = {"type": spelling.kind.cty, "required": False}
+            else:
+                nesting = "single" if spelling.kind is Kind.BLOCK else "list"
+                blocks[spelling.name] = {"nesting": nesting, **_spec(spelling.table)}
+    return {"attributes": attributes, "blocks": blocks}
 
 
 def reference() -> str:
@@ -53,16 +67,29 @@ def reference() -> str:
     return "\n".join(lines)
 
 
-def _entry(row: Option) -> str:
-    text = f"- `{row.name}` ({row.kind.described}) - {row.doc}"
-    if row.default_text:
+def _entry(row: Option, indent: str = "") -> str:
+    text = f"{indent}- `{row.name}` ({row.kind.value}) - {row.doc}"
+    if row.kind is Kind.DURATION:
+        text += f" Default: `{format_duration(row.default)}`."
+    elif row.default_text:
         text += f" Default: {row.default_text}."
-    elif row.default not in (None, "", 0, ()):
+    elif row.default not in (None, "", 0, (), {}):
         text += f" Default: `{row.default}`."
     if row.late:
         fields = ", ".join(f"`{{{{.{name}}}}}`" for name in row.fields)
         text += f" Rendered during the build, with {fields}."
-    return text
+    if row.single:
+        text += f" `{row.single}` (a string) gives one."
+    if row.pair:
+        key, value = (pair.name for pair in options_of(row.pair))
+        text += f" Also as blocks: `{row.block} {{ {key} = …, {value} = … }}`."
+    if row.older:
+        older = ", ".join(f"`{name}`" for name in row.older)
+        text += f" Older spelling: {older}."
+    lines = [text]
+    if row.table:
+        lines += [_entry(inner, indent + "  ") for inner in options_of(row.table)]
+    return "\n".join(lines)
 
 
 def write(root: Path) -> None:

@@ -3,14 +3,27 @@
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.disk import Disk
 from packer_plugin_osc_chroot.host.mounts import ExtraMount
 from packer_plugin_osc_chroot.look import Facts
+from packer_plugin_osc_chroot.mappings import (
+    RootVolume,
+    find_root,
+    plan_other_mappings,
+    plan_root_mapping,
+)
 from packer_plugin_osc_chroot.options import checks
+from packer_plugin_osc_chroot.options.blocks import BlockDevice
 from packer_plugin_osc_chroot.options.config import DEFAULT_COMMAND_WRAPPER, Config
 from packer_plugin_osc_chroot.resources.image import ImageRequest, SourceImage
+from packer_plugin_osc_chroot.resources.sharing import (
+    Permissions,
+    image_permissions,
+    snapshot_permissions,
+)
 from packer_plugin_osc_chroot.resources.volume import VolumeRequest
 from packer_plugin_osc_chroot.template.engine import (
     Fields,
@@ -20,6 +33,10 @@ from packer_plugin_osc_chroot.template.engine import (
     TemplateError,
     compile_template,
 )
+
+# CreateVolume, Iops: at most, and at most for each GiB.
+MAX_IOPS = 13_000
+IOPS_PER_GIB = 300
 
 # What core expects in a hook's data. A chroot has no address and no connection; a name that is
 # missing here would show as an error text in templates (see the SDK's PopulateProvisionHookData).
@@ -50,21 +67,35 @@ class Plan:
     tags: Mapping[str, str]
     snapshot_tags: Mapping[str, str]
     snapshot_description: str
+    image_permissions: Permissions
+    snapshot_permissions: Permissions
 
 
 @dataclasses.dataclass(frozen=True)
 class Late:
-    """Renders late options; `source` data is the documentation's build template data."""
+    """Renders late options; `data` is the documentation's build template data.
+
+    `warn` is told once of each option that shows what has no value.
+    """
 
     scope: Scope
     data: Mapping[str, object]
+    warn: Callable[[str], None]
+    _warned: set[str] = dataclasses.field(default_factory=set)
 
     def text(self, option: str, source: str, **more: object) -> str:
         """Raises BuildError naming the option."""
         try:
-            return compile_template(source).render(self.scope, Fields(**self.data, **more))
+            data = Fields(**self.data, **more)
+            rendered = compile_template(source).render_reporting(self.scope, data)
         except TemplateError as error:
             raise BuildError(f"{option}: {error}") from error
+        if rendered.missing:
+            what = f'{option}: {", ".join(rendered.missing)} has no value, "<no value>" is in its place'
+            if what not in self._warned:
+                self._warned.add(what)
+                self.warn(f"Warning: {what}")
+        return rendered.text
 
     def tags(self, option: str, tags: Mapping[str, str] | None) -> dict[str, str]:
         rendered = {
@@ -77,44 +108,41 @@ class Late:
 
 
 def late_data(facts: Facts) -> Mapping[str, object]:
+    """The documentation's build template data; empty texts for a source that there is not."""
+    source = facts.source
     return {
         "BuildRegion": facts.region,
-        "SourceOMI": facts.source.image_id,
-        "SourceOMIName": facts.source.name,
-        "SourceOMITags": StringMap(facts.source.tags),
+        "SourceOMI": source.image_id if source else "",
+        "SourceOMIName": source.name if source else "",
+        "SourceOMITags": StringMap(source.tags if source else {}),
     }
 
 
 def plan_build(config: Config, facts: Facts, late: Late) -> Plan:
     """Raises BuildError where options and facts do not go together."""
+    _check_regions(config, facts.region)
     source = facts.source
-    size = _plan_size(config, source)
-    volume_type = config.root_volume_type or source.volume_type
-    if volume_type == "io1" and source.volume_type != "io1":
-        raise BuildError(
-            f"root_volume_type: io1 needs a source OMI whose root is io1, {source.image_id} has"
-            f" {source.volume_type}",
-            hint="Choose gp2 or standard",
-        )
-    iops = source.iops if volume_type == "io1" else 0
+    path, device = find_root(config.omi_block_device_mappings, config.root_device_name)
+    root = _plan_root_volume(config, source, device)
     tags = late.tags("tags", config.tags)
     _try_late_texts(config, late)
+    origin = source.image_id if source else "scratch"
     return Plan(
         volume=VolumeRequest(
             subregion=facts.identity.subregion,
-            snapshot_id=source.snapshot_id,
-            size=size,
-            type=volume_type,
-            iops=iops,
+            snapshot_id=source.snapshot_id if source else "",
+            size=root.size,
+            type=root.type,
+            iops=root.iops,
             tags=late.tags("root_volume_tags", config.root_volume_tags),
         ),
-        image=_plan_image(config, source, late, size=size, volume_type=volume_type, iops=iops),
+        image=_plan_image(config, source, late, root=root, path=path, device=device),
         tags=tags,
         # As Packer's users know it: the OMI's tags go to its snapshot too, snapshot_tags win there.
         snapshot_tags={**tags, **late.tags("snapshot_tags", config.snapshot_tags)},
-        snapshot_description=f"Root of {config.omi_name}, made by packer from {source.image_id}"[
-            :255
-        ],
+        snapshot_description=f"Root of {config.omi_name}, made by packer from {origin}"[:255],
+        image_permissions=image_permissions(config),
+        snapshot_permissions=snapshot_permissions(config),
     )
 
 
@@ -122,9 +150,50 @@ def _try_late_texts(config: Config, late: Late) -> None:
     """Render what needs the disk with a made-up one, while there is nothing to undo."""
     late.text("mount_path", config.mount_path, Device="xvdf")
     for command in config.pre_mount_commands:
-        late.text("pre_mount_commands", command, Device="/dev/xvdf")
+        late.text("pre_mount_commands", command, Device="/dev/xvdf", PartitionDevice="/dev/xvdf1")
     for command in config.post_mount_commands:
-        late.text("post_mount_commands", command, Device="/dev/xvdf", MountPath="/mnt/xvdf")
+        late.text(
+            "post_mount_commands",
+            command,
+            Device="/dev/xvdf",
+            PartitionDevice="/dev/xvdf1",
+            MountPath="/mnt/xvdf",
+        )
+
+
+def _check_regions(config: Config, region: str) -> None:
+    for i, wanted in enumerate(config.omi_regions):
+        if wanted != region:
+            raise BuildError(
+                f"omi_regions[{i}]: {wanted} is not the Region of this build, {region}: OUTSCALE"
+                " copies OMIs within one Region only",
+                hint=f"Leave it out, and build in {wanted} too",
+            )
+
+
+def _plan_root_volume(
+    config: Config, source: SourceImage | None, device: BlockDevice
+) -> RootVolume:
+    """`device` is the template's mapping of the root, which a build from scratch starts from."""
+    if source is None:
+        size = config.root_volume_size or device.volume_size
+        volume_type = config.root_volume_type or device.volume_type or "gp2"
+        given = device.iops
+    else:
+        size = _plan_size(config, source)
+        volume_type = config.root_volume_type or source.volume_type
+        given = source.iops if source.volume_type == "io1" else 0
+    if volume_type != "io1":
+        return RootVolume(size, volume_type, 0)
+    iops = config.root_volume_iops or given
+    most = min(MAX_IOPS, IOPS_PER_GIB * size)
+    if not 0 < iops <= most:
+        raise BuildError(
+            f"root_volume_iops: a root volume of {size} GiB and the type io1 needs 1 to {most}"
+            f" IOPS, found {iops or 'none'}",
+            hint="Set root_volume_iops, or choose gp2 or standard",
+        )
+    return RootVolume(size, volume_type, iops)
 
 
 def _plan_size(config: Config, source: SourceImage) -> int:
@@ -140,22 +209,32 @@ def _plan_size(config: Config, source: SourceImage) -> int:
 
 
 def _plan_image(
-    config: Config, source: SourceImage, late: Late, *, size: int, volume_type: str, iops: int
+    config: Config,
+    source: SourceImage | None,
+    late: Late,
+    *,
+    root: RootVolume,
+    path: str,
+    device: BlockDevice,
 ) -> ImageRequest:
-    source_bsu = source.root.get("Bsu") or {}
-    bsu: dict[str, object] = {
-        "DeleteOnVmDeletion": bool(source_bsu.get("DeleteOnVmDeletion", True)),
-        "VolumeSize": size,
-        "VolumeType": volume_type,
-    }
-    if iops:
-        bsu["Iops"] = iops
+    """`device`, at `path`, is the template's mapping of the root."""
+    kept = (source.root.get("Bsu") or {}) if source else {}
     return ImageRequest(
         name=config.omi_name,
         description=late.text("omi_description", config.omi_description),
-        architecture=source.architecture,
-        root={"DeviceName": "/dev/sda1", "Bsu": bsu},
-        other_mappings=source.other_mappings,
+        architecture=source.architecture if source else "x86_64",
+        root=plan_root_mapping(
+            root,
+            path,
+            device,
+            delete_on_vm_deletion=bool(kept.get("DeleteOnVmDeletion", True)),
+        ),
+        other_mappings=plan_other_mappings(
+            source.other_mappings if source else (), config.omi_block_device_mappings, path
+        ),
+        boot_modes=config.omi_boot_modes or (source.boot_modes if source else ()),
+        product_codes=config.omi_product_codes or (source.product_codes if source else ()),
+        tpm_mandatory=source is not None and source.tpm_mandatory,
     )
 
 
@@ -189,16 +268,20 @@ def plan_wrapper(config: Config, scope: Scope) -> Callable[[str], str] | None:
 
 
 def plan_hook_data(
-    facts: Facts, *, disk: Disk, mount_path: str, environ: Mapping[str, str]
+    late: Late, *, disk: Disk, partition: Path, mount_path: str, environ: Mapping[str, str]
 ) -> dict[str, str]:
     """What provisioners see as `build.NAME`: strings only, since a list or map breaks HCL2 builds."""
+    found = {
+        name: json.dumps(dict(value), sort_keys=True)
+        if isinstance(value, StringMap)
+        else str(value)
+        for name, value in late.data.items()
+    }
     return {
         **_CORE_DATA,
+        **found,
         "PackerRunUUID": environ.get("PACKER_RUN_UUID", ""),
-        "BuildRegion": facts.region,
         "Device": str(disk.path),
+        "PartitionDevice": str(partition),
         "MountPath": mount_path,
-        "SourceOMI": facts.source.image_id,
-        "SourceOMIName": facts.source.name,
-        "SourceOMITags": json.dumps(dict(facts.source.tags), sort_keys=True),
     }

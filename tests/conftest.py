@@ -1,6 +1,7 @@
 """Options and fixtures shared by all tests. What they hand out is in guest_image, leaks, packer_run."""
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chaos_points import Chaos
 from conformance import CONFORMANCE, Conformance
 from guest_image import make_guest_image
 from leaks import Machine
@@ -31,6 +33,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--packer", default=None, help="the packer that they run (default: as `make packer`)"
     )
+
+    parser.addoption(
+        "--chaos",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the share of the chaos suite that is run (1: all of it; default: a sample)",
+    )
+    parser.addoption(
+        "--seed", default=None, help="of what the chaos suite draws (default: a new one)"
+    )
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest) -> Iterator[Chaos]:
+    """Draws what happens to builds, and prints what came of it, passed or not."""
+    seed = request.config.getoption("--seed") or secrets.token_hex(4)
+    chaos = Chaos(seed=f"{seed} {request.node.name}", share=request.config.getoption("--chaos"))
+    yield chaos
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{request.node.name}: --seed={seed}: {chaos.summary()}")
 
 
 @pytest.hookimpl(wrapper=True)

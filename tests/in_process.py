@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from packer_plugin_osc_chroot.build import Communicator, Context, Result, build
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.options.config import Config
@@ -63,6 +66,24 @@ def run(
     provisioner: Provisioner | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Result:
+    return build_on(
+        cloud.environment() if environ is None else environ,
+        config=config,
+        ui=ui,
+        token=token,
+        provisioner=provisioner,
+    )
+
+
+def build_on(
+    environ: Mapping[str, str],
+    *,
+    config: Config = OPTIONS,
+    ui: Ui | None = None,
+    token: CancelToken | None = None,
+    provisioner: Provisioner | None = None,
+) -> Result:
+    """A build on the Region that the environment names."""
     return build(
         Context(
             config=config,
@@ -70,7 +91,7 @@ def run(
             ui=ui or RecordingUi(),
             token=token or CancelToken(),
             provisioners=provisioner or Provisioner(),
-            environ=cloud.environment() if environ is None else environ,
+            environ=environ,
             redact=Redactor(),
         )
     )
@@ -79,6 +100,18 @@ def run(
 def assert_nothing_left(cloud: LocalCloud) -> None:
     assert cloud.leftovers() == []
     assert cloud.defects == []
+
+
+def sent(cloud: LocalCloud, action: str) -> list[dict[str, Any]]:
+    """What the API was asked for by that action, trials left out, in the order of time."""
+    calls = [call.parameters for call in cloud.record if call.action == action]
+    return [parameters for parameters in calls if not parameters.get("DryRun")]
+
+
+def client(cloud: LocalCloud, **keys: str) -> Cloud:
+    """A client of the API like the build's; with other keys, that of another account."""
+    environ = {**cloud.environment(), **keys}
+    return Cloud(find_credentials(Config(), environ), region=environ["OSC_REGION"])
 
 
 def live_snapshots(cloud: LocalCloud) -> list[str]:

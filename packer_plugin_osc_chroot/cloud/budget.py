@@ -2,8 +2,8 @@
 
 OUTSCALE's rates are not published and differ by account, so they are found out: after a call that was
 throttled, calls are spaced, more widely each time, and less so again as long as none is. Looks of waits
-take a third of what there is, so that calls that get a build on come first. The spacing, and whose turn is
-when, is in a file that the builds of one user share; without it, each build has its own.
+take a third of what there is, so that calls that get a build on come first. The spacing, and whose
+turn is when, is in a file that the builds of one user share; without it, each build has its own.
 
 Times are of the kernel's monotonic clock, which all processes share until the next boot.
 """

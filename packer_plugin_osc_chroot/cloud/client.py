@@ -8,6 +8,8 @@ be repeated (read in osc-sdk-python 0.42.0).
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +17,7 @@ from urllib.parse import urlsplit
 import requests
 from osc_sdk_python.call import Call
 from osc_sdk_python.credentials import Endpoint, Profile
-from tenacity import Retrying, retry_if_exception, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.budget import Budget
@@ -24,6 +26,8 @@ from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.cloud.pace import Pace, Sign
 from packer_plugin_osc_chroot.cloud.wait_times import WaitTimes
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import tells_id
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -43,14 +47,20 @@ _RETRY_PAUSE = 15.0
 class Cloud:
     """Thread-safe. `region` is known by now; `close()` ends the connections.
 
-    `shared` is a directory for what the builds on this VM tell each other: how long waits take, and
-    how fast they may call.
+    Each call that makes something is in the journal before it is sent. `shared` is a directory for what
+    the builds on this VM tell each other: how long waits take, and how fast they may call.
     """
 
     def __init__(
-        self, credentials: Credentials, *, region: str, shared: Path | None = None
+        self,
+        credentials: Credentials,
+        *,
+        region: str,
+        journal: Journal | None = None,
+        shared: Path | None = None,
     ) -> None:
         self.region = region
+        self.journal = journal or Journal()
         self.endpoint = credentials.endpoint_url(region)
         self._budget = Budget(shared, account=f"{self.endpoint} {credentials.access_key}")
         host = urlsplit(self.endpoint).hostname or ""
@@ -85,8 +95,8 @@ class Cloud:
         self, action: str, key: str, *, token: CancelToken, **filters: list[str]
     ) -> Json | None:
         """The first resource below `key` that fits the filters, or None."""
-        found = self.read(action, token=token, Filters=filters).get(key) or []
-        return dict(found[0]) if found else None
+        found = _resources(action, self.read(action, token=token, Filters=filters), key)
+        return found[0] if found else None
 
     def change(self, action: str, *, token: CancelToken, **body: Any) -> Json:
         """A call that makes or changes something.
@@ -94,7 +104,18 @@ class Cloud:
         Once sent it is waited for, cancel or not: only its answer tells what there is to undo.
         """
         token.check()
-        return self._repeated(action, body, token)
+        number = self.journal.sending(action, body)
+        try:
+            answer = self._repeated(action, body, token)
+        except BuildError as error:
+            if not error.maybe_done:
+                self.journal.refused(number)
+            raise
+        self.journal.answered(number, action, body, answer)
+        if not tells_id(action, answer):
+            # Done, it seems; what it made is looked for as where no answer came.
+            raise CloudError(f"{action}: the answer does not say what was made", action=action)
+        return answer
 
     def pace(self, kind: str, *, sign: Sign | None = None) -> Pace:
         """The pace of a wait that begins now, of the kind that `kind` names."""
@@ -109,7 +130,7 @@ class Cloud:
         """The resources below `key` of every page of a Read action."""
         while True:
             answer = self.read(action, token=token, **body)
-            yield from answer.get(key, ())
+            yield from _resources(action, answer, key)
             if not (following := answer.get("NextPageToken")):
                 return
             body = {**body, "NextPageToken": following}
@@ -133,7 +154,7 @@ class Cloud:
 
         retrying = Retrying(
             retry=retry_if_exception(worth_repeating),
-            wait=wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE),
+            wait=_pause,
             stop=lambda state: (state.seconds_since_start or 0.0) > self._patience(),
             sleep=token.sleep,
             reraise=True,
@@ -173,12 +194,35 @@ class Cloud:
                 action=action,
                 hint="Check region, custom_endpoint_oapi and this VM's network",
             ) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # The SDK takes every answer for an object of the form that it knows.
+            log.info("%s: %r", action, error)
+            answer = None
         if not isinstance(answer, dict):
             raise CloudError(
                 f"{action}: {self.endpoint} answered with something that is no object",
                 action=action,
+                hint="Check region and custom_endpoint_oapi",
             )
         return answer
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds until the next try: randomised and growing, and no sooner than the API asks for.
+
+    It is asked for the same by all who it throttles, so that is the beginning of a random time.
+    """
+    error = state.outcome.exception() if state.outcome else None
+    wanted = error.retry_after if isinstance(error, CloudError) else 0.0
+    grown = wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE)(state)
+    return min(wanted, _RETRY_SECONDS) + grown
+
+
+def _resources(action: str, answer: Json, key: str) -> list[Json]:
+    found = answer.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise CloudError(f"{action}: the answer's {key} is no list of objects", action=action)
+    return found
 
 
 def is_throttled(error: CloudError) -> bool:
@@ -246,6 +290,9 @@ class _Session(requests.Session):
         )
         # The SDK signs the host without its port, so that is what must be sent.
         self.headers["Host"] = host
+        if credentials.session_token:
+            # As OUTSCALE's clients send it: beside the signature, not part of it.
+            self.headers["X-Osc-Security-Token"] = credentials.session_token
         for scheme in ("https://", "http://"):
             self.mount(scheme, Connections())
         if not credentials.verify:
@@ -285,7 +332,21 @@ def _api_error(response: requests.Response) -> CloudError:
         types=types,
         request_id=request_id,
         hint=_hint(response.status_code, " ".join(types)),
+        retry_after=_retry_after(response.headers.get("Retry-After", "")),
     )
+
+
+def _retry_after(value: str) -> float:
+    """The header's two forms (RFC 9110): seconds, or a date. What is neither says nothing."""
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
 _HINTS: tuple[tuple[Callable[[int, str], bool], str], ...] = (

@@ -26,6 +26,12 @@ _ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "x509_key": ("OSC_X509_CLIENT_KEY", "OUTSCALE_X509KEY"),
     "tls_skip_verify": ("OSC_TLS_SKIP_VERIFY",),
 }
+PROFILE_FILE = "the profile file"
+MFA_PROBLEM = (
+    "the OUTSCALE API takes no code with an access key; a session that is trusted by multi-factor"
+    " authentication is opened in Cockpit, and accounts that demand more than the key for its API"
+    " take a client certificate (x509_cert_path)"
+)
 _DEFAULT_FILE = "~/.osc/config.json"
 _HOW = (
     "Set access_key and secret_key in the template, OSC_ACCESS_KEY and OSC_SECRET_KEY in the"
@@ -44,6 +50,9 @@ class Credentials:
     verify: bool
     x509_cert: str = ""
     x509_key: str = ""
+    session_token: str = dataclasses.field(default="", repr=False)
+    # Where the key pair was found, in the user's words.
+    found_in: str = ""
 
     def endpoint_url(self, region: str) -> str:
         """The URL that actions are appended to, without a final slash."""
@@ -76,27 +85,36 @@ def endpoint_problem(endpoint: str) -> str | None:
     return f'must be an endpoint such as https://api.eu-west-2.outscale.com, found "{endpoint}"'
 
 
+def from_environment(environ: Mapping[str, str], key: str) -> str:
+    """What the environment says; `key` is a name of Credentials."""
+    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
+
+
 def half_pair_problem(values: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
     """One key of the pair in the template, and the other nowhere that a build would look."""
     for here, other in (("access_key", "secret_key"), ("secret_key", "access_key")):
-        if values.get(here) and not values.get(other) and not _from(environ, other):
+        if values.get(here) and not values.get(other) and not from_environment(environ, other):
             return f"{other}: required with {here}, and set neither here nor in the environment"
     return None
 
 
 def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
-    """Raises BuildError where there are none, or the profile file cannot be used."""
-    profile = _profile(environ)
+    """Raises BuildError where there are none, or a file that is asked for cannot be used."""
+    if config.mfa_code:
+        raise BuildError(f"mfa_code: {MFA_PROBLEM}", hint="Leave mfa_code out")
+    profile = _profile(config.profile, environ)
 
     def pick(template: str, key: str) -> str:
-        return template or _from(environ, key) or profile.get(key, "")
+        return template or from_environment(environ, key) or profile.get(key, "")
 
-    access_key = config.access_key or _from(environ, "access_key")
-    secret_key = config.secret_key or _from(environ, "secret_key")
-    where = "the template or the environment"
+    access_key = config.access_key or from_environment(environ, "access_key")
+    secret_key = config.secret_key or from_environment(environ, "secret_key")
+    where = "the template" if config.access_key and config.secret_key else "the environment"
+    if bool(config.access_key) != bool(config.secret_key):
+        where = "the template or the environment"
     if not access_key and not secret_key:
         # A pair is never made of halves from the file and from elsewhere: they would not match.
-        where = "the profile file"
+        where = PROFILE_FILE
         access_key, secret_key = profile.get("access_key", ""), profile.get("secret_key", "")
     if not access_key and not secret_key:
         raise BuildError(
@@ -109,6 +127,9 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
             hint=f"Set {other} there too: the keys in the profile file are used as a pair only",
         )
     skip = config.insecure_skip_tls_verify or _truth(pick("", "tls_skip_verify"))
+    x509_cert = pick(config.x509_cert_path, "x509_cert")
+    x509_key = pick(config.x509_key_path, "x509_key")
+    _check_certificate(x509_cert, x509_key)
     return Credentials(
         # A line end that came along from a file cannot be part of a header.
         access_key=access_key.strip(),
@@ -116,25 +137,58 @@ def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
         region=pick(config.region, "region"),
         endpoint=pick(config.custom_endpoint_oapi, "endpoint"),
         verify=not skip,
-        x509_cert=pick("", "x509_cert"),
-        x509_key=pick("", "x509_key"),
+        x509_cert=x509_cert,
+        x509_key=x509_key,
+        session_token=config.token.strip(),
+        found_in=where,
     )
 
 
-def _from(environ: Mapping[str, str], key: str) -> str:
-    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
+def _check_certificate(cert: str, key: str) -> None:
+    """Raises BuildError where the files cannot be what the client shows to the API."""
+    if key and not cert:
+        raise BuildError(
+            f"x509_key_path: {key} is set, but no certificate that it belongs to",
+            hint="Set x509_cert_path too",
+        )
+    for option, name in (("x509_cert_path", cert), ("x509_key_path", key)):
+        try:
+            if name:
+                Path(name).read_bytes()
+        except OSError as error:
+            reason = (error.strerror or "cannot be read").lower()
+            raise BuildError(f"{option}: {name}: {reason}") from error
+    if not cert:
+        return
+    # Imported here: Prepare uses this module too, and this is a slow import.
+    import ssl
+
+    try:
+        # A password is never asked for: the terminal is Packer's.
+        ssl.create_default_context().load_cert_chain(cert, key or None, password="")
+    except (ssl.SSLError, OSError, ValueError) as error:
+        both = f"{cert} and {key}" if key else cert
+        raise BuildError(
+            f"x509_cert_path: {both}: not a certificate with its private key, unencrypted, in PEM"
+            f" ({getattr(error, 'reason', None) or error})",
+            hint="" if key else "Set x509_key_path where the key is in a file of its own",
+        ) from error
 
 
 def _truth(value: str) -> bool:
     return value.lower() in ("1", "true", "yes")
 
 
-def _profile(environ: Mapping[str, str]) -> Mapping[str, str]:
-    """The chosen profile, flattened to our names. Nothing where nobody asked for one and none is."""
-    asked = bool(environ.get("OSC_CONFIG_FILE") or environ.get("OSC_PROFILE"))
+def _profile(wanted: str, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The chosen profile, flattened to our names. Nothing where nobody asked for one and none is.
+
+    `wanted` is the option's.
+    """
+    asked = bool(wanted or environ.get("OSC_CONFIG_FILE") or environ.get("OSC_PROFILE"))
     home = environ.get("HOME") or os.path.expanduser("~")
     path = Path(environ.get("OSC_CONFIG_FILE") or _DEFAULT_FILE.replace("~", home, 1))
-    name = environ.get("OSC_PROFILE") or "default"
+    name = wanted or environ.get("OSC_PROFILE") or "default"
+    setting = "profile" if wanted else "OSC_PROFILE"
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -142,7 +196,7 @@ def _profile(environ: Mapping[str, str]) -> Mapping[str, str]:
             return {}
         raise BuildError(
             f"profile file {path}: not found",
-            hint="Correct OSC_CONFIG_FILE, or unset it and OSC_PROFILE",
+            hint="Correct OSC_CONFIG_FILE, or unset it, OSC_PROFILE and the option profile",
         ) from None
     except (OSError, ValueError) as error:
         # Not the parser's own message: it may quote the file, and the file holds keys.
@@ -155,7 +209,7 @@ def _profile(environ: Mapping[str, str]) -> Mapping[str, str]:
         known = ", ".join(sorted(document)) if isinstance(document, dict) else ""
         raise BuildError(
             f'profile file {path}: has no profile "{name}"',
-            hint=f"Set OSC_PROFILE to one of: {known}" if known else "Add it",
+            hint=f"Set {setting} to one of: {known}" if known else "Add it",
         )
     return _flatten(profile)
 

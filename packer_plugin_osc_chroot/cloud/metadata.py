@@ -7,6 +7,7 @@ import requests
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.options.config import Config
 
 DEFAULT_URL = "http://169.254.169.254"
 URL_VARIABLE = "OSC_CHROOT_METADATA_URL"
@@ -16,7 +17,7 @@ _TIMEOUT = (1.5, 5.0)
 
 @dataclasses.dataclass(frozen=True)
 class Identity:
-    """This VM. `region` is its Subregion's name without the final letter."""
+    """This VM. `region` is its Subregion's name without the final letter; both may be empty."""
 
     vm_id: str
     subregion: str
@@ -26,19 +27,30 @@ class Identity:
         return self.subregion.rstrip("abcdefghijklmnopqrstuvwxyz")
 
 
-def read_identity(environ: Mapping[str, str], *, token: CancelToken) -> Identity:
-    """Raises BuildError when this is not an OUTSCALE VM."""
-    base = (environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
-    return abandonable(lambda: _read_identity(base), token=token, name="metadata")
+def read_identity(config: Config, environ: Mapping[str, str], *, token: CancelToken) -> Identity:
+    """What the options `vm_id` and `subregion` say, and for the rest the metadata service.
+
+    With `vm_id` the service is not asked at all: the Subregion may then be empty, and the API knows
+    it. Raises BuildError when this is not an OUTSCALE VM.
+    """
+    if config.vm_id:
+        return Identity(vm_id=config.vm_id, subregion=config.subregion)
+    if config.skip_metadata_api_check:
+        raise BuildError(
+            "skip_metadata_api_check: without the metadata service this VM is not known",
+            hint="Set vm_id to its id",
+        )
+    base = (config.metadata_url or environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+    return abandonable(lambda: _read_identity(base, config.subregion), token=token, name="metadata")
 
 
-def _read_identity(base: str) -> Identity:
+def _read_identity(base: str, subregion: str) -> Identity:
     with requests.Session() as session:
         # A proxy meant for the outside must not be asked about this VM.
         session.trust_env = False
         return Identity(
             vm_id=_read(session, base, "instance-id"),
-            subregion=_read(session, base, "placement/availability-zone"),
+            subregion=subregion or _read(session, base, "placement/availability-zone"),
         )
 
 
@@ -54,6 +66,7 @@ def _read(session: requests.Session, base: str, path: str) -> str:
     found = "no answer" if response is None else f"HTTP {response.status_code}"
     raise BuildError(
         f"this is not an OUTSCALE VM: {url} gives {found}",
-        hint="Run packer on a VM of the Region to build in; `packer-plugin-osc-chroot localcloud run`"
-        " plays one to try templates on",
+        hint="Run packer on a VM of the Region to build in (where its metadata service is out of"
+        " reach, set vm_id and region); `packer-plugin-osc-chroot localcloud run` plays one to try"
+        " templates on",
     )

@@ -3,7 +3,8 @@
 Afterwards the image has what it had at each path: a file with all its metadata, a symlink (a
 dangling one too) or nothing. That holds as well where a provisioner wrote to the copy or replaced
 it, which is said, or mounted something over it. While the copies are there, an original waits
-beside its copy under a hidden name.
+beside its copy under a hidden name. A folder is merged into what the image has: each file in it is
+such a copy, and what provisioners add beside them stays.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -16,6 +17,7 @@ from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.mountinfo import Mount, is_below, mounts_below
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
+from packer_plugin_osc_chroot.host.trees import SKIPPED
 from packer_plugin_osc_chroot.host.unmounting import umount_all
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -42,7 +44,14 @@ def copied_files(
     try:
         for path in files:
             try:
-                placed.append(rootfs.files.call("place", {"path": path}, check=token.check))
+                for kind, each in rootfs.files.call(
+                    "list_source", {"path": path}, check=token.check
+                ):
+                    if kind == SKIPPED:
+                        ui.message(f"copy_files: {each} is no file, folder or link: not copied")
+                        continue
+                    arguments = {"path": each, "kind": kind}
+                    placed.append(rootfs.files.call("place", arguments, check=token.check))
             except OSError as error:
                 raise failure(f"copy_files: copying {path}", error) from error
         yield

@@ -1,21 +1,17 @@
-"""Disks and partitions as this VM's kernel shows them: free names, the disk of a link, its partitions.
+"""Block devices as this VM's kernel shows them: which there are, what uses them.
 
-Source of the by-id form: OUTSCALE's CSI driver, which looks for the API's device name as a node and
-else for /dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sdX, whose target may carry another letter.
+Which of them belongs to a link is found in `disk_search.py`, its partitions in `partitions.py`.
 """
 
 import dataclasses
 import logging
 import os
 import stat
-import string
 import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError, CommandError
+from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.mountinfo import read_mounts
@@ -23,12 +19,9 @@ from packer_plugin_osc_chroot.host.rootfs import Files
 
 log = logging.getLogger(__name__)
 
+DEV = Path("/dev")
+SYSFS = Path("/sys")
 GIB = 1024**3
-_APPEAR_SECONDS = 60.0
-_PARTITION_SECONDS = 15.0
-# When the kernel has not read the partition table by itself by then, it is asked to.
-_ASK_KERNEL_AFTER = 0.5
-_LOOK_EVERY = 0.05
 # What looks at new disks (udev, blkid) may claim one for moments.
 _CLAIM_SECONDS = 2.0
 
@@ -47,186 +40,81 @@ class Disk:
         return self.path.name
 
 
-def letters(device_name: str) -> str:
-    """The letters of a device name: "f" of /dev/xvdf, /dev/sdf, xvdf1; "" for other names."""
-    name = device_name.removeprefix("/dev/").rstrip(string.digits)
-    for prefix in ("xvd", "sd"):
-        if name.startswith(prefix):
-            return name[len(prefix) :]
-    return ""
-
-
-def free_names(taken: Collection[str], *, dev: Path = Path("/dev")) -> Iterator[str]:
-    """Device names to link as, best first: /dev/xvdb to z, then ba to bz.
-
-    `taken` are the device names of the VM's mappings. A name whose letters the kernel shows as a disk
-    here comes after those that nobody uses, since another disk may carry it by chance.
-    """
-    used = {letters(name) for name in taken}
-    candidates = [*string.ascii_lowercase[1:], *(f"b{c}" for c in string.ascii_lowercase)]
-    free = [name for name in candidates if name not in used]
-    shown = [x for x in free if any((dev / f"{p}{x}").exists() for p in ("xvd", "sd"))]
-    for name in free:
-        if name not in shown:
-            yield f"/dev/xvd{name}"
-    for name in shown:
-        if not (dev / f"xvd{name}").exists():
-            yield f"/dev/xvd{name}"
-
-
-def candidate_paths(api_name: str, device_path: str, *, dev: Path = Path("/dev")) -> list[Path]:
-    """Where a disk linked as `api_name` may be found, most certain first."""
-    name = letters(api_name)
-    paths = [Path(device_path)] if device_path else []
-    paths += [dev / api_name.removeprefix("/dev/"), dev / f"xvd{name}"]
-    paths += [dev / f"disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sd{name}", dev / f"sd{name}"]
-    return list(dict.fromkeys(paths))
-
-
-def find_disk(
-    volume_id: str,
-    *,
-    api_name: str,
-    device_path: str,
-    size: int,
-    before: Mapping[Path, str],
-    token: CancelToken,
-    dev: Path = Path("/dev"),
-) -> Disk:
-    """Wait for the disk of a link to appear. `size` is in GiB, `before` the `disks()` before it.
-
-    A disk that was there before is another one, whatever it is called, unless the user named it
-    with `device_path`. The kernel's sdX says little: its letters are not the API's, so a build of
-    the same size beside this one may have it. It counts only where it is new and no udev gives
-    certain names. Raises BuildError listing what was seen when it does not appear in time.
-    """
-    waited = 0.0
-    paths = candidate_paths(api_name, device_path, dev=dev)
-    while True:
-        for path in paths:
-            if block_size(path) != size * GIB:
-                continue
-            node = Path(os.path.realpath(path))
-            named = bool(device_path) and path == Path(device_path)
-            if named or _is_certain(path, node, before=before, dev=dev):
-                return Disk(volume_id, api_name, node)
-        if waited >= _APPEAR_SECONDS:
-            seen = [_shown(path, instance, before) for path, instance in disks(dev=dev).items()]
-            raise BuildError(
-                f"volume {volume_id} is linked as {api_name}, and no disk of {size} GiB appeared as"
-                f" {', '.join(map(str, paths))} within {_APPEAR_SECONDS:.0f} s",
-                hint=f"Where it is here under another name, have a udev rule link {api_name} to it and"
-                f' set device_path = "{api_name}"; where it is not, dmesg may say why',
-                details=[f"disks here: {', '.join(seen) or 'none'}"],
-            )
-        token.sleep(_LOOK_EVERY)
-        waited += _LOOK_EVERY
-
-
-def _shown(path: Path, instance: str, before: Mapping[Path, str]) -> str:
-    new = "" if before.get(path) == instance else ", new"
-    return f"{path} ({(block_size(path) or 0) / GIB:.1f} GiB{new})"
-
-
-def block_size(path: Path) -> int | None:
-    """A block device's size in bytes, as the kernel gives it; None for anything else."""
+def device_number(node: Path) -> int:
+    """What a node or a link to it stands for; 0 where it is no block device."""
     try:
-        number = os.stat(path)
-        if not stat.S_ISBLK(number.st_mode):
-            return None
-        sysfs = _sysfs(number.st_rdev)
-        return int((sysfs / "size").read_text()) * 512
+        found = os.stat(node)
+    except OSError:
+        return 0
+    return found.st_rdev if stat.S_ISBLK(found.st_mode) else 0
+
+
+def sysfs_entry(node: Path, *, sysfs: Path = SYSFS) -> Path:
+    """The kernel's folder for a block device; it need not exist."""
+    number = device_number(node)
+    return sysfs / f"dev/block/{os.major(number)}:{os.minor(number)}"
+
+
+def block_size(path: Path, *, sysfs: Path = SYSFS) -> int | None:
+    """A block device's size in bytes, as the kernel gives it; None for anything else."""
+    if not device_number(path):
+        return None
+    try:
+        return int((sysfs_entry(path, sysfs=sysfs) / "size").read_text()) * 512
     except (OSError, ValueError):
         return None
 
 
-def _is_certain(path: Path, node: Path, *, before: Mapping[Path, str], dev: Path) -> bool:
-    # A disk that went is told from one that got its name since.
-    if node in before and before[node] == _instance(node):
-        return False
-    if path.parent == dev and path.name.startswith("sd"):
-        return not (dev / "disk/by-id").exists()
-    return True
+def disks(*, dev: Path = DEV, sysfs: Path = SYSFS) -> dict[Path, str]:
+    """The nodes of whole disks, those without content left out, each with its `instance_of`."""
+    return {
+        node: instance_of(node, sysfs=sysfs)
+        for node in sorted(dev.iterdir())
+        if not node.is_symlink()
+        and block_size(node, sysfs=sysfs)
+        and not (sysfs_entry(node, sysfs=sysfs) / "partition").exists()
+    }
 
 
-def disks(*, dev: Path = Path("/dev")) -> dict[Path, str]:
-    """The nodes of whole disks, those without content left out.
+def instance_of(node: Path, *, sysfs: Path = SYSFS) -> str:
+    """What tells a disk from another that gets the same name later; "" where there is none.
 
-    Each with what tells it from another disk that gets the same name later: numbers of the kernel.
+    Device number and, since Linux 5.15, the sequence number that no other disk ever gets.
     """
-    found: dict[Path, str] = {}
-    for node in sorted(dev.iterdir()):
-        try:
-            is_disk = (
-                bool(block_size(node))
-                and not (_sysfs(os.stat(node).st_rdev) / "partition").exists()
-            )
-        except OSError:
-            continue
-        if is_disk and not node.is_symlink():
-            found[node] = _instance(node)
-    return found
-
-
-def _instance(node: Path) -> str:
-    """Device number and, since Linux 5.15, the sequence number that no other disk ever gets."""
-    try:
-        sysfs = _sysfs(os.stat(node).st_rdev)
-    except OSError:
+    if not device_number(node):
         return ""
+    entry = sysfs_entry(node, sysfs=sysfs)
     try:
-        sequence = (sysfs / "diskseq").read_text().strip()
+        sequence = (entry / "diskseq").read_text().strip()
     except OSError:
         sequence = ""
-    return f"{sysfs.name} {sequence}"
+    return f"{entry.name} {sequence}"
 
 
-def partition_path(disk: Path, number: int) -> Path:
-    """A partition's node, named as the kernel names it: sda1, but nvme0n1p1 and loop0p1."""
+def partition_path(disk: Path, number: int | None) -> Path:
+    """A partition's node, named as the kernel names it: sda1, but nvme0n1p1 and loop0p1.
+
+    `number` 0 is the whole disk, None (nobody has named one) the first.
+    """
     if number == 0:
         return disk
-    separator = "p" if disk.name[-1:].isdigit() else ""
-    return disk.with_name(f"{disk.name}{separator}{number}")
-
-
-def find_partition(disk: Disk, number: int, *, host: Host, token: CancelToken) -> Path:
-    """Wait for a partition's node; asks the kernel to read the table where it has not.
-
-    Raises BuildError naming the partitions that there are.
-    """
-    path = partition_path(disk.path, number)
-    waited = 0.0
-    asked = False
-    while block_size(path) is None:
-        if not asked and waited >= _ASK_KERNEL_AFTER:
-            asked = True
-            _read_table(disk, host=host, token=token)
-        if waited >= _PARTITION_SECONDS:
-            there = ", ".join(str(partition) for partition in partitions(disk.path)) or "none"
-            raise BuildError(
-                f"disk {disk.path} has no partition {number} ({path} does not exist)",
-                hint="Set mount_partition to the one that holds /, or to 0 for the whole disk",
-                details=[f"partitions of {disk.path}: {there}"],
-            )
-        token.sleep(_LOOK_EVERY)
-        waited += _LOOK_EVERY
-    return path
+    return disk.with_name(f"{_partition_prefix(disk)}{1 if number is None else number}")
 
 
 def partitions(disk: Path) -> list[Path]:
     """The nodes of a disk's partitions that exist now."""
-    separator = "p" if disk.name[-1:].isdigit() else ""
-    prefix = f"{disk.name}{separator}"
+    prefix = _partition_prefix(disk)
     found = [path for path in disk.parent.glob(f"{prefix}*") if path.name[len(prefix) :].isdigit()]
     return sorted(found, key=lambda path: int(path.name[len(prefix) :]))
 
 
+def _partition_prefix(disk: Path) -> str:
+    return f"{disk.name}p" if disk.name[-1:].isdigit() else disk.name
+
+
 def mounts_of(disk: Path) -> list[str]:
     """Where a disk or one of its partitions is mounted now, read from the kernel's own table."""
-    numbers = set()
-    for node in (disk, *partitions(disk)):
-        with suppress(OSError):
-            numbers.add(_sysfs(os.stat(node).st_rdev).name)
+    numbers = {sysfs_entry(node).name for node in (disk, *partitions(disk)) if device_number(node)}
     return [mount.mount_point for mount in read_mounts() if mount.device_number in numbers]
 
 
@@ -237,7 +125,7 @@ def check_unused(host: Host, partition: Path, *, token: CancelToken) -> None:
     """
     if block_size(partition) is None:
         return
-    own = _sysfs(os.stat(partition).st_rdev)
+    own = sysfs_entry(partition)
     try:
         entry = own.resolve(strict=True)
     except OSError:
@@ -256,7 +144,7 @@ def check_unused(host: Host, partition: Path, *, token: CancelToken) -> None:
         raise BuildError(
             f"{partition} or its disk is in use already, by {', '.join(users)}", hint=hint
         )
-    node = Path("/dev") / whole.name.replace("!", "/")
+    node = DEV / whole.name.replace("!", "/")
     # A claim of any partition is one of the whole disk; where that has no node, the partition's.
     path = node if block_size(node) else partition
     deadline = time.monotonic() + _CLAIM_SECONDS
@@ -290,15 +178,3 @@ def is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
     except OSError as error:
         log.info("whether %s is claimed: %s", disk, error)
         return False
-
-
-def _read_table(disk: Disk, *, host: Host, token: CancelToken) -> None:
-    try:
-        host.run(["partx", "--update", str(disk.path)], token=token)
-    except CommandError as error:
-        # A disk without a table, or one whose partitions are there already.
-        log.info("partx: %s", error)
-
-
-def _sysfs(rdev: int) -> Path:
-    return Path(f"/sys/dev/block/{os.major(rdev)}:{os.minor(rdev)}")

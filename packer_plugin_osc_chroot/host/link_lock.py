@@ -1,11 +1,14 @@
-"""The lock that builds on this VM take in turn to pick a device name, whichever users they belong to.
+"""The locks that builds on this VM share while they link, whichever users they belong to.
+
+One is taken in turn, to pick a device name. Another is shared by all that wait for a disk to appear,
+so that one which cannot tell its disk from theirs can wait until it is alone.
+
+A lock is a file in a directory that every user may write to. Nothing is ever written to it, and it
+stays: the kernel's lock on it goes with the process that holds it. Anybody could have put something
+else in its place, so it is opened without waiting and looked at before it counts.
 
 Who waits is queued by the kernel, in the order of coming (since Linux 5.0 the others wait behind the
 first, so that a release wakes only that one).
-
-It is a file in a directory that every user may write to. Nothing is ever written to it, and it stays:
-the kernel's lock on it goes with the process that holds it. Anybody could have put something else in
-its place, so it is opened without waiting and looked at before it counts.
 """
 
 import errno
@@ -15,7 +18,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
@@ -25,6 +28,8 @@ from packer_plugin_osc_chroot.ui import Ui
 # World-writable directories come with the sticky bit; /run/lock exists on every Debian and Red Hat.
 _DIRECTORIES = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))
 _NAME = "packer-plugin-osc-chroot.lock"
+_APPEARING_NAME = "packer-plugin-osc-chroot-appearing.lock"
+_ALONE_NAME = "packer-plugin-osc-chroot-alone.lock"
 _MODE = 0o644
 # O_NONBLOCK: opening a FIFO would wait for somebody to write to it.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,9 +45,56 @@ _TELL_AFTER = 10.0
 @contextmanager
 def link_lock(token: CancelToken, *, ui: Ui) -> Iterator[None]:
     """Held by one build of this VM at a time. Raises BuildError naming the file, Cancelled."""
-    path = _directory() / _NAME
+    with _lock(_NAME, fcntl.LOCK_EX, token=token, ui=ui):
+        yield
+
+
+class Appearing:
+    """The time from before a link is asked for until its disk is found."""
+
+    def __init__(self, lock: int, *, alone: bool) -> None:
+        self._lock = lock
+        self._alone = alone
+
+    def is_alone(self) -> bool:
+        """Whether no other build waits for a disk now; if so, none begins to until ours is found."""
+        if self._alone:
+            return True
+        # A shared lock is lost for a moment where it cannot be made exclusive (flock(2)): nobody else
+        # may ask in that moment.
+        asking = _open(_directory() / _ALONE_NAME, token=CancelToken())
+        try:
+            if _try_lock(asking, fcntl.LOCK_EX):
+                self._alone = _try_lock(self._lock, fcntl.LOCK_EX)
+                if not self._alone:
+                    fcntl.flock(self._lock, fcntl.LOCK_SH)
+        finally:
+            os.close(asking)
+        return self._alone
+
+
+@contextmanager
+def appearing(token: CancelToken, *, ui: Ui, alone: bool) -> Iterator[Appearing]:
+    """Beside others, or, with `alone`, once all of them have found theirs.
+
+    Raises BuildError naming the file, Cancelled.
+    """
+    with ExitStack() as stack:
+        if alone:
+            with _lock(_ALONE_NAME, fcntl.LOCK_EX, token=token, ui=ui):
+                lock = stack.enter_context(
+                    _lock(_APPEARING_NAME, fcntl.LOCK_EX, token=token, ui=ui)
+                )
+        else:
+            lock = stack.enter_context(_lock(_APPEARING_NAME, fcntl.LOCK_SH, token=token, ui=ui))
+        yield Appearing(lock, alone=alone)
+
+
+@contextmanager
+def _lock(name: str, kind: int, *, token: CancelToken, ui: Ui) -> Iterator[int]:
+    path = _directory() / name
     try:
-        lock = _locked(path, token=token, ui=ui)
+        lock = _locked(path, kind, token=token, ui=ui)
     except OSError as error:
         raise BuildError(
             f"lock file {path}: {error.strerror}",
@@ -50,7 +102,7 @@ def link_lock(token: CancelToken, *, ui: Ui) -> Iterator[None]:
             " read, and see that every user may make one there",
         ) from error
     try:
-        yield
+        yield lock
     finally:
         os.close(lock)
 
@@ -64,28 +116,22 @@ def _directory() -> Path:
     return _DIRECTORIES[-1]
 
 
-def _locked(path: Path, *, token: CancelToken, ui: Ui) -> int:
+def _locked(path: Path, kind: int, *, token: CancelToken, ui: Ui) -> int:
     """The locked file, as a descriptor. Raises OSError, Cancelled."""
     while True:
         lock = _open(path, token=token)
-        if not _try_lock(lock):
-            _Queued(lock).wait(path, token=token, ui=ui)
+        try:
+            taken = _try_lock(lock, kind)
+        except BaseException:
+            os.close(lock)
+            raise
+        if not taken:
+            _Queued(lock, kind).wait(path, token=token, ui=ui)
         if _is_at(path, lock):
             return lock
         # It was removed while we waited (by what tidies /tmp): others lock a new one.
         os.close(lock)
         token.check()
-
-
-def _try_lock(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except BaseException:
-        os.close(lock)
-        raise
-    return True
 
 
 class _Queued:
@@ -94,8 +140,9 @@ class _Queued:
     The descriptor is the thread's until it has the lock: it closes it where nobody waits any more.
     """
 
-    def __init__(self, lock: int) -> None:
+    def __init__(self, lock: int, kind: int) -> None:
         self._lock = lock
+        self._kind = kind
         self._over = threading.Event()
         self._handing_over = threading.Lock()
         self._taken = False
@@ -105,7 +152,7 @@ class _Queued:
 
     def _take(self) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            fcntl.flock(self._lock, self._kind)
         except OSError as error:
             self._failure = error
         with self._handing_over:
@@ -135,6 +182,14 @@ class _Queued:
             raise
         if self._failure is not None:
             raise self._failure
+
+
+def _try_lock(lock: int, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_at(path: Path, lock: int) -> bool:

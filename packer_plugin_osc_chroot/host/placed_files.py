@@ -1,4 +1,4 @@
-"""A file of the host put into the root for a while, and what the image had there kept aside.
+"""Files of the host put into the root for a while, and what the image had there kept aside.
 
 The original is renamed within its own directory, to a hidden name: that keeps everything about it
 (owners, times, labels, hard links, what a symlink says), and putting it back is one atomic rename.
@@ -11,60 +11,150 @@ import stat
 from typing import Any
 
 from packer_plugin_osc_chroot.host.mountinfo import mount_id_of
-from packer_plugin_osc_chroot.host.rooted import Rooted
-from packer_plugin_osc_chroot.host.trees import DIR_FLAGS, NEW_FLAGS, read_chunks, write_all
+from packer_plugin_osc_chroot.host.rooted import Rooted, Spot
+from packer_plugin_osc_chroot.host.trees import (
+    DIR_FLAGS,
+    DIRECTORY,
+    FILE,
+    LINK,
+    NEW_FLAGS,
+    SKIPPED,
+    read_chunks,
+    write_all,
+)
 
 Placed = dict[str, Any]
+_TYPES = {FILE: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, LINK: stat.S_IFLNK}
+_HERE = " (on this machine)"
 
 
-def place(rooted: Rooted, path: str) -> Placed:
-    """Copy the host's file `path` to the same path in the root; a record for `put_back`.
+def list_source(path: str) -> list[list[str]]:
+    """What there is to place for a path of the host: pairs of a kind (trees.py) and a path.
 
-    The host's file is followed, the root's is not: a symlink there is set aside as one. A failure
-    leaves the root as it was.
+    A folder comes with all that is in it, parents first, and is not left for another filesystem. A
+    symlink counts as what it leads to when it is `path` itself, as a link within a folder.
     """
     try:
-        source = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            return [[FILE, path]]
+        if not stat.S_ISDIR(found.st_mode):
+            raise OSError(errno.EINVAL, "is neither a file nor a folder (on this machine)", path)
+        return [[DIRECTORY, path], *_list_folder(path, device=found.st_dev)]
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror} (on this machine)", path) from None
+        raise _on_this_machine(error, path) from None
+
+
+def _list_folder(folder: str, *, device: int) -> list[list[str]]:
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda each: each.name):
+            at = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(at.st_mode):
+                if at.st_dev == device:
+                    found.append([DIRECTORY, entry.path])
+                    found += _list_folder(entry.path, device=device)
+            elif stat.S_ISLNK(at.st_mode):
+                found.append([LINK, entry.path])
+            else:
+                found.append([FILE if stat.S_ISREG(at.st_mode) else SKIPPED, entry.path])
+    return found
+
+
+def place(rooted: Rooted, path: str, *, kind: str = FILE) -> Placed:
+    """Copy what the host has at `path` to the same path in the root; a record for `put_back`.
+
+    The host's file is followed, the root's is not: a symlink there is set aside as one. A folder that
+    the image has too stays as it is. A failure leaves the root as it was.
+    """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+    if kind == LINK:
+        flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        source = os.open(path, flags)
+    except OSError as error:
+        raise _on_this_machine(error, path) from None
     try:
         found = os.fstat(source)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "is no regular file (on this machine)", path)
-        made = make_parents(rooted, path)
+        if stat.S_IFMT(found.st_mode) != _TYPES[kind]:
+            words = "is no regular file" if kind == FILE else "changed while it was copied"
+            raise OSError(errno.EINVAL, f"{words} (on this machine)", path)
         placed: Placed = {
             "path": path,
-            "made": made,
+            "made": make_parents(rooted, path),
             "real": "",
             "mount": None,
             "aside": "",
             "id": None,
         }
         try:
-            with rooted.find(path, follow=False) as spot:
-                placed["real"] = spot.real
-                placed["mount"] = _mount_of(spot.directory)
-                if spot.stat is not None:
-                    aside = f".{spot.name[:200]}.packer-{secrets.token_hex(4)}"
-                    os.rename(
-                        spot.name, aside, src_dir_fd=spot.directory, dst_dir_fd=spot.directory
-                    )
-                    placed["aside"] = aside
-                fd = os.open(spot.name, NEW_FLAGS, 0o600, dir_fd=spot.directory)
-                try:
-                    for chunk in read_chunks(source, size=found.st_size):
-                        write_all(fd, chunk)
-                    os.fchown(fd, found.st_uid, found.st_gid)
-                    os.fchmod(fd, stat.S_IMODE(found.st_mode))
-                    placed["id"] = _identity(os.fstat(fd))
-                finally:
-                    os.close(fd)
+            if kind == DIRECTORY:
+                _place_folder(rooted, path, found, placed)
+            else:
+                with rooted.find(path, follow=False) as spot:
+                    _set_aside(spot, placed)
+                    if kind == LINK:
+                        _make_link(spot, source, found)
+                    else:
+                        _fill(spot, source, found)
+                    made = os.stat(spot.name, dir_fd=spot.directory, follow_symlinks=False)
+                    placed["id"] = _identity(made)
         except BaseException:
             put_back(rooted, placed)
             raise
         return placed
     finally:
         os.close(source)
+
+
+def _on_this_machine(error: OSError, path: str) -> OSError:
+    reason = error.strerror or "cannot be read"
+    if not reason.endswith(_HERE):
+        reason += _HERE
+    return OSError(error.errno, reason, error.filename or path)
+
+
+def _set_aside(spot: Spot, placed: Placed) -> None:
+    placed["real"] = spot.real
+    placed["mount"] = _mount_of(spot.directory)
+    if spot.stat is not None:
+        aside = f".{spot.name[:200]}.packer-{secrets.token_hex(4)}"
+        os.rename(spot.name, aside, src_dir_fd=spot.directory, dst_dir_fd=spot.directory)
+        placed["aside"] = aside
+
+
+def _fill(spot: Spot, source: int, found: os.stat_result) -> None:
+    fd = os.open(spot.name, NEW_FLAGS, 0o600, dir_fd=spot.directory)
+    try:
+        for chunk in read_chunks(source, size=found.st_size):
+            write_all(fd, chunk)
+        os.fchown(fd, found.st_uid, found.st_gid)
+        os.fchmod(fd, stat.S_IMODE(found.st_mode))
+    finally:
+        os.close(fd)
+
+
+def _make_link(spot: Spot, source: int, found: os.stat_result) -> None:
+    os.symlink(os.readlink("", dir_fd=source), spot.name, dir_fd=spot.directory)
+    os.chown(spot.name, found.st_uid, found.st_gid, dir_fd=spot.directory, follow_symlinks=False)
+
+
+def _place_folder(rooted: Rooted, path: str, found: os.stat_result, placed: Placed) -> None:
+    with rooted.find(path) as spot:
+        if spot.is_dir:
+            return
+    with rooted.find(path, follow=False) as spot:
+        if spot.stat is None:
+            placed["made"].append(spot.real)
+        else:
+            _set_aside(spot, placed)
+        os.mkdir(spot.name, 0o700, dir_fd=spot.directory)
+        fd = os.open(spot.name, DIR_FLAGS, dir_fd=spot.directory)
+        try:
+            os.fchown(fd, found.st_uid, found.st_gid)
+            os.fchmod(fd, stat.S_IMODE(found.st_mode))
+        finally:
+            os.close(fd)
 
 
 def make_parents(rooted: Rooted, path: str) -> list[str]:
@@ -104,6 +194,10 @@ def put_back(rooted: Rooted, placed: Placed) -> bool:
                 # Nothing can be renamed over a folder that has something in it.
                 _remove_tree(spot.directory, spot.name, shown=spot.real)
             if placed["aside"]:
+                had = os.stat(placed["aside"], dir_fd=spot.directory, follow_symlinks=False)
+                if stat.S_ISDIR(had.st_mode) and spot.stat is not None and not spot.is_dir:
+                    # A folder cannot be renamed over anything else.
+                    os.unlink(spot.name, dir_fd=spot.directory)
                 os.rename(
                     placed["aside"],
                     spot.name,

@@ -189,7 +189,7 @@ def checked(stream: Iterable[Entry | bytes], check: Check) -> Stream:
 
 
 def _place(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
-    return placed_files.place(rooted, arguments["path"])
+    return placed_files.place(rooted, arguments["path"], kind=arguments["kind"])
 
 
 def _put_back(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
@@ -251,6 +251,10 @@ def _is_claimed(arguments: Mapping[str, Json]) -> Json:
     return False
 
 
+def _list_source(arguments: Mapping[str, Json]) -> Json:
+    return placed_files.list_source(arguments["path"])
+
+
 def _find_mounters(arguments: Mapping[str, Json]) -> Json:
     return holders_scan.find_mounters(arguments["device_number"])
 
@@ -267,6 +271,7 @@ HOST_OPERATIONS: Mapping[str, Callable[[Mapping[str, Json]], Json]] = {
     "find_holders": _find_holders,
     "find_mounters": _find_mounters,
     "is_claimed": _is_claimed,
+    "list_source": _list_source,
 }
 
 

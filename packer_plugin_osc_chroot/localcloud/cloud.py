@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
 from packer_plugin_osc_chroot.localcloud import control, saved, state
 from packer_plugin_osc_chroot.localcloud.add_source import Source, add_source
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
@@ -228,6 +229,8 @@ class LocalCloud:
             "OSC_ENDPOINT_API": f"{self.url}/api/v1",
             "OSC_CONFIG_FILE": str(self._config_file),
             "OSC_CHROOT_METADATA_URL": self._metadata_url,
+            # What builds here leave is no matter of a real Region, and goes with this one.
+            STATE_VARIABLE: str((self._state or self._remains.directory) / "journals"),
         }
         if self._authorities is not None:
             # Of Python's requests; of OpenSSL, curl and Go.

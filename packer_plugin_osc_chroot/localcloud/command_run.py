@@ -26,7 +26,8 @@ Start a Region, run COMMAND against it, say what exists in it afterwards, and re
 COMMAND sees the Region through OSC_ACCESS_KEY, OSC_SECRET_KEY, OSC_REGION, OSC_ENDPOINT_API and
 OSC_CHROOT_METADATA_URL; other OSC_… and OUTSCALE_… variables are taken out of its environment, so
 that it cannot reach a real Region by mistake. This machine plays the VM: linked volumes appear here
-as disks (see --disks), which needs root and loop devices.
+as disks (see --disks), which needs root and loop devices. What killed builds leave is written down
+in OSC_CHROOT_STATE_DIR, a directory of this Region, and is no matter of a real one.
 """
 _EPILOG = f"""\
 Without --source-omi there is one tiny OMI, {TINY_IMAGE_ID}, that holds no programs (if mkfs.ext4 is

@@ -1,115 +1,234 @@
 """What the value of one option must look like: each check returns what is wrong, or None.
 
-Sources: the OUTSCALE API document (CreateImage, CreateVolume) and user guide, as noted at each.
+Sources: the OUTSCALE API document (CreateImage, CreateVolume, LinkVolume, CreateTags) and user guide,
+as noted at each.
 """
 
 import re
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
-from packer_plugin_osc_chroot.options.decode import UNKNOWN
+from packer_plugin_osc_chroot.options import devices
 
 # CreateImage, ImageName.
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9_ ()/.\-]*")
-# CreateVolume, Size: 1 to 14,901 GiB.
+# CreateVolume, Size: at most 14,901 GiB.
 MAX_VOLUME_GIB = 14_901
 VOLUME_TYPES = ("standard", "gp2", "io1")
+# CreateVolume, Iops: at most 13,000, and 300 for each GiB.
+MAX_IOPS = 13_000
+MAX_IOPS_PER_GIB = 300
+# CreateImage, BootModes.
+BOOT_MODES = ("legacy", "uefi")
+# CreateTags: a key has 1 to 255 characters, a value at most 255.
+_MAX_TAG = 255
 
 
 def image_name(value: str) -> str | None:
-    if UNKNOWN in value:
-        return None
     if bad := sorted({char for char in value if not _IMAGE_NAME.fullmatch(char)}):
-        shown = " ".join(repr(char) for char in bad)
+        shown = " ".join(repr(char) for char in bad[:10])
         return (
             "may hold letters, digits, spaces and _ ( ) / . - only, "
             f"found {shown} (the function clean_omi_name may help)"
         )
     if not 3 <= len(value) <= 128:
-        return f'must have 3 to 128 characters, found {len(value)}: "{value}"'
+        return f'must have 3 to 128 characters, found {len(value)}: "{value[:128]}"'
     return None
 
 
 def image_id(value: str) -> str | None:
-    if UNKNOWN in value or re.fullmatch(r"ami-[0-9a-f]{8,}", value):
+    return _id(value, "ami", "an OMI")
+
+
+def snapshot_id(value: str) -> str | None:
+    return _id(value, "snap", "a snapshot")
+
+
+def vm_id(value: str) -> str | None:
+    return _id(value, "i", "a VM")
+
+
+def _id(value: str, prefix: str, what: str) -> str | None:
+    if re.fullmatch(rf"{prefix}-[0-9a-f]{{8,17}}", value):
         return None
-    return f'must be the id of an OMI such as ami-1a2b3c4d, found "{value}"'
+    return f'must be the id of {what} such as {prefix}-1a2b3c4d, found "{value}"'
+
+
+def account_id(value: str) -> str | None:
+    if re.fullmatch(r"[0-9]{12}", value):
+        return None
+    if value == "all":
+        return 'must be an account id of 12 digits, found "all": the groups take that'
+    hint = ""
+    if re.fullmatch(r"[0-9]{1,11}", value):
+        hint = " (a number loses its leading zeros: write it as a string)"
+    return f'must be an account id of 12 digits, found "{value}"{hint}'
+
+
+def owner(value: str) -> str | None:
+    """An account's id, an alias, or `self`."""
+    if re.fullmatch(r"[0-9]+", value):
+        return account_id(value)
+    if value and not any(char.isspace() for char in value):
+        return None
+    return f'must be an account id, an account alias or self, found "{value}"'
+
+
+def group(value: str) -> str | None:
+    if value == "all":
+        return None
+    hint = ""
+    if re.fullmatch(r"[0-9]{12}", value):
+        hint = ": accounts go to the option for account ids"
+    return f'must be all, the only group that there is, found "{value}"{hint}'
+
+
+def region(value: str) -> str | None:
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*-[0-9]+[a-z]", value):
+        return f'must be a Region, found the Subregion "{value}"; write "{value[:-1]}"'
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", value):
+        return None
+    return f'must be the name of a Region such as eu-west-2, found "{value}"'
+
+
+def subregion(value: str) -> str | None:
+    if re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*[a-z]", value):
+        return None
+    return f'must be the name of a Subregion such as eu-west-2a, found "{value}"'
+
+
+def url(value: str) -> str | None:
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if good and not any(char.isspace() for char in value):
+        return None
+    return f'must be an address such as http://169.254.169.254, found "{value}"'
+
+
+def virtualization_type(value: str) -> str | None:
+    if value == "hvm":
+        return None
+    return f'must be hvm, the only type that OUTSCALE registers, found "{value}"'
+
+
+def boot_mode(value: str) -> str | None:
+    return _one_of(value, BOOT_MODES)
+
+
+def product_code(value: str) -> str | None:
+    if value and not any(char.isspace() for char in value):
+        return None
+    return f'must be a product code such as 0001, found "{value}"'
 
 
 def volume_size(value: int) -> str | None:
-    if 0 <= value <= MAX_VOLUME_GIB:
+    if 1 <= value <= MAX_VOLUME_GIB:
         return None
     return f"must be 1 to {MAX_VOLUME_GIB} (GiB), found {value}"
 
 
 def volume_type(value: str) -> str | None:
-    if value in VOLUME_TYPES or UNKNOWN in value:
+    return _one_of(value, VOLUME_TYPES)
+
+
+def iops(value: int) -> str | None:
+    if 1 <= value <= MAX_IOPS:
         return None
-    return f'must be {", ".join(VOLUME_TYPES[:-1])} or {VOLUME_TYPES[-1]}, found "{value}"'
+    return f"must be 1 to {MAX_IOPS}, found {value}"
+
+
+def _one_of(value: str, choices: Sequence[str]) -> str | None:
+    if value in choices:
+        return None
+    return f'must be {", ".join(choices[:-1])} or {choices[-1]}, found "{value}"'
 
 
 def partition(value: str) -> str | None:
-    if re.fullmatch(r"[0-9]{1,3}", value) or UNKNOWN in value:
+    if re.fullmatch(r"[0-9]{1,3}", value):
         return None
     return f'must be the number of a partition, or 0 for the whole disk, found "{value}"'
 
 
 def device(value: str) -> str | None:
-    # LinkVolume, DeviceName.
-    if re.fullmatch(r"/dev/(sd|xvd)[b-z][a-z]?", value) or UNKNOWN in value:
+    if devices.is_linkable(value):
         return None
     return f'must be /dev/xvdX or /dev/sdX, with X one or two letters from b on, found "{value}"'
 
 
-def options_to_mount(values: Sequence[str]) -> str | None:
-    for i, value in enumerate(values):
-        if not value.strip():
-            return f"must hold options for mount, found an empty string at [{i}]"
-    return None
+def mapped_device(value: str) -> str | None:
+    if devices.letters(value):
+        return None
+    return f'must be the name of a device such as /dev/xvdh or sdh, found "{value}"'
+
+
+def virtual_device(value: str) -> str | None:
+    if re.fullmatch(r"ephemeral[0-9]+", value):
+        return None
+    return f'must be ephemeral0, ephemeral1 and so on, found "{value}"'
+
+
+def disk_path(value: str) -> str | None:
+    if value.startswith("/dev/") and value != "/dev/":
+        return None
+    return f'must be the path of a disk, such as /dev/nvme1n1, found "{value}"'
+
+
+def mount_option(value: str) -> str | None:
+    if value.strip():
+        return None
+    return f'must be options for mount, found "{value}"'
 
 
 def absolute_path(value: str) -> str | None:
-    if value.startswith(("/", "{{")) or UNKNOWN in value:
+    # A late template may make the path as a whole.
+    if value.startswith(("/", "{{")):
         return None
     return f'must be an absolute path, found "{value}"'
 
 
-def absolute_paths(values: Sequence[str]) -> str | None:
-    for i, value in enumerate(values):
-        if not value.startswith("/") and UNKNOWN not in value:
-            return f'must hold absolute paths, found "{value}" at [{i}]'
-    return None
+def file_to_copy(value: str) -> str | None:
+    if value.startswith("/") and value.rstrip("/"):
+        return None
+    return f'must be the absolute path of a file, found "{value}"'
 
 
-def mount_triples(values: Sequence[Sequence[str]]) -> str | None:
-    for i, value in enumerate(values):
-        if any(UNKNOWN in item for item in value):
-            continue
-        if len(value) != 3:
-            return (
-                "must hold lists of three strings (filesystem type, source, mount point), "
-                f"found {len(value)} at [{i}]"
-            )
-        kind, source, target = value
-        if not kind or not source:
-            return f"must name a filesystem type and a source, found an empty string at [{i}]"
-        if not target.startswith("/"):
-            return f'must name an absolute mount point, found "{target}" at [{i}]'
-        if kind == "bind" and not source.startswith("/"):
-            return f'must bind an absolute path, found "{source}" at [{i}]'
+def mount_triple(value: Sequence[str]) -> str | None:
+    if len(value) != 3:
+        return f"must be three strings (filesystem type, source, mount point), found {len(value)}"
+    kind, source, target = value
+    if not kind or not source:
+        return "must name a filesystem type and a source, found an empty string"
+    if not target.startswith("/"):
+        return f'must name an absolute mount point, found "{target}"'
+    if kind == "bind" and not source.startswith("/"):
+        return f'must bind an absolute path, found "{source}"'
     return None
 
 
 def command_wrapper(value: str) -> str | None:
-    if ".Command" in value or UNKNOWN in value:
+    if ".Command" in value:
         return None
     return f'must hold {{{{.Command}}}}, the command that it wraps, found "{value}"'
 
 
-def tags(values: Mapping[str, str]) -> str | None:
-    # CreateTags: a key has 1 to 255 characters, a value at most 255.
-    for key, value in values.items():
-        if not 1 <= len(key) <= 255:
-            return f"must have keys of 1 to 255 characters, found {len(key)}"
-        if len(value) > 255 and "{{" not in value:
-            return f'must have values of at most 255 characters, "{key}" has {len(value)}'
+def tag(pair: tuple[str, str]) -> str | None:
+    key, value = pair
+    if not 1 <= len(key) <= _MAX_TAG and "{{" not in key:
+        return f"a tag's key must have 1 to {_MAX_TAG} characters, found {len(key)}"
+    if len(value) > _MAX_TAG and "{{" not in value:
+        return f"a tag's value must have at most {_MAX_TAG} characters, found {len(value)}"
     return None
+
+
+def tags(values: Mapping[str, str]) -> str | None:
+    """The first problem of any tag: for what has been rendered."""
+    return next((problem for pair in values.items() if (problem := tag(pair))), None)
+
+
+def duration(value: float) -> str | None:
+    if value > 0:
+        return None
+    return "must be longer than 0"

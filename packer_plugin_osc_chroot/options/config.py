@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from packer_plugin_osc_chroot.options import checks
+from packer_plugin_osc_chroot.options.blocks import BlockDevice, OmiFilter, Tag
 from packer_plugin_osc_chroot.options.declaration import option
 
 COMPONENT_KIND = "builder"
@@ -22,7 +23,7 @@ DEFAULT_CHROOT_MOUNTS = (
 DEFAULT_COPY_FILES = ("/etc/resolv.conf",)
 DEFAULT_COMMAND_WRAPPER = "{{.Command}}"
 DEFAULT_MOUNT_PATH = "/mnt/packer-amazon-chroot-volumes/{{.Device}}"
-DEFAULT_MOUNT_PARTITION = "1"
+DEFAULT_SCRATCH_VOLUME_TYPE = "gp2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +45,10 @@ class Packer:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """One build's options, checked. Those marked `late` still hold templates.
+    """One build's options, checked. Those with `fields` still hold templates.
 
-    Empty strings and 0 mean "not set", as they do for Packer's own builders.
+    Empty strings and 0 mean "not set", as they do for Packer's own builders. Durations are in
+    seconds.
     """
 
     access_key: str = option(
@@ -61,11 +63,36 @@ class Config:
         default="",
         secret=True,
     )
+    token: str = option(
+        "The session token that belongs to a temporary `access_key`.", default="", secret=True
+    )
+    mfa_code: str = option(
+        "The code of a multi-factor authentication device.", default="", secret=True
+    )
+    profile: str = option(
+        "The profile to use of the profile file. Default: the environment's `OSC_PROFILE`, then"
+        " `default`.",
+        default="",
+    )
+    x509_cert_path: str = option(
+        "A file (PEM) with the client certificate to show to the API. Default: the environment's"
+        " `OSC_X509_CLIENT_CERT` (or `OUTSCALE_X509CERT`), then the profile file.",
+        default="",
+    )
+    x509_key_path: str = option(
+        "A file (PEM) with the private key of `x509_cert_path`. Default: the environment's"
+        " `OSC_X509_CLIENT_KEY` (or `OUTSCALE_X509KEY`), then the profile file.",
+        default="",
+    )
     region: str = option(
         "The Region to build in, such as `eu-west-2`: the one this VM runs in. Default: the"
         " environment's `OSC_REGION` (or `OUTSCALE_REGION`), the profile file, then the VM's"
         " metadata.",
         default="",
+        check=checks.region,
+    )
+    skip_region_validation: bool = option(
+        "Do not ask the API whether it knows the Region.", default=False
     )
     custom_endpoint_oapi: str = option(
         "Another endpoint of the OUTSCALE API than the Region's own, with or without scheme, port"
@@ -80,11 +107,46 @@ class Config:
         " `OSC_TLS_SKIP_VERIFY=true` does the same.",
         default=False,
     )
-    source_omi: str = option(
-        "The id of the OMI to start from. Its root volume must be a BSU volume.",
+    vm_id: str = option(
+        "The id of the VM that packer runs on, for where its metadata service is out of reach. With"
+        " it the service is not asked; `region` is needed then.",
         default="",
-        required=True,
+        default_text="what the metadata service says",
+        check=checks.vm_id,
+    )
+    subregion: str = option(
+        "The Subregion of the VM that packer runs on, such as `eu-west-2a`.",
+        default="",
+        default_text="what the metadata service or, with `vm_id`, the API says",
+        check=checks.subregion,
+    )
+    metadata_url: str = option(
+        "The address of the VM's metadata service. The environment's `OSC_CHROOT_METADATA_URL` does"
+        " the same.",
+        default="",
+        default_text="`http://169.254.169.254`",
+        check=checks.url,
+    )
+    skip_metadata_api_check: bool = option(
+        "Do not ask the VM's metadata service; `vm_id` is required then.",
+        default=False,
+    )
+    source_omi: str = option(
+        "The id of the OMI to start from. Its root volume must be a BSU volume. It or"
+        " `source_omi_filter` is required, unless `from_scratch` is set.",
+        default="",
         check=checks.image_id,
+        older=("source_ami",),
+    )
+    source_omi_filter: OmiFilter | None = option(
+        "Selects the OMI to start from. With `source_omi` too, that OMI must match.",
+        older=("source_ami_filter",),
+    )
+    from_scratch: bool = option(
+        "Start from an empty volume, not from an OMI. Then `root_volume_size`,"
+        " `omi_virtualization_type`, `pre_mount_commands` (which partition it and make its"
+        " filesystems), `root_device_name` and `omi_block_device_mappings` are required.",
+        default=False,
     )
     omi_name: str = option(
         "The name of the new OMI: 3 to 128 letters, digits, spaces and `_ ( ) / . -`, unique in"
@@ -92,22 +154,102 @@ class Config:
         default="",
         required=True,
         check=checks.image_name,
+        older=("ami_name",),
     )
-    omi_description: str = option("The new OMI's description.", default="", fields=BUILD_FIELDS)
+    omi_description: str = option(
+        "The new OMI's description.",
+        default="",
+        fields=BUILD_FIELDS,
+        older=("ami_description",),
+    )
+    omi_virtualization_type: str = option(
+        "The new OMI's virtualization type: `hvm`, the only one that OUTSCALE registers.",
+        default="",
+        default_text="`hvm`",
+        older=("ami_virtualization_type",),
+        check=checks.virtualization_type,
+    )
+    omi_boot_modes: tuple[str, ...] = option(
+        "The boot modes of the new OMI: `legacy`, `uefi` or both.",
+        default=(),
+        default_text="the source OMI's",
+        single="boot_mode",
+        each=checks.boot_mode,
+    )
+    omi_product_codes: tuple[str, ...] = option(
+        "The product codes of the new OMI.",
+        default=(),
+        default_text="the source OMI's",
+        older=("product_codes", "ami_product_codes"),
+        each=checks.product_code,
+    )
+    omi_account_ids: tuple[str, ...] = option(
+        "The accounts that may launch VMs from the new OMI.",
+        default=(),
+        older=("ami_users",),
+        each=checks.account_id,
+    )
+    omi_groups: tuple[str, ...] = option(
+        "The groups that may launch VMs from the new OMI. There is `all`, which makes it public.",
+        default=(),
+        older=("ami_groups",),
+        each=checks.group,
+    )
+    global_permission: bool = option(
+        "Make the new OMI public, as `all` in `omi_groups` does.", default=False
+    )
+    snapshot_account_ids: tuple[str, ...] = option(
+        "The accounts that may make volumes from the new OMI's snapshot.",
+        default=(),
+        older=("snapshot_users",),
+        each=checks.account_id,
+    )
+    snapshot_groups: tuple[str, ...] = option(
+        "The groups that may make volumes from the new OMI's snapshot. There is `all`, which makes"
+        " it public.",
+        default=(),
+        each=checks.group,
+    )
+    omi_regions: tuple[str, ...] = option(
+        "The Regions that the new OMI is wanted in. OUTSCALE copies within one Region only, so this"
+        " can only hold the Region of the build.",
+        default=(),
+        older=("ami_regions",),
+        each=checks.region,
+    )
+    omi_block_device_mappings: tuple[BlockDevice, ...] = option(
+        "The block devices of VMs launched from the new OMI. They stand beside those of the source"
+        " OMI, or in place of those with the same name. One for the root device says how its volume"
+        " is to be made from the new snapshot.",
+        default=(),
+        older=("ami_block_device_mappings",),
+    )
+    launch_block_device_mappings: tuple[BlockDevice, ...] = option(
+        "The block devices of a VM launched for the build. This builder launches none: they are"
+        " checked, and ignored with a warning.",
+        default=(),
+    )
     tags: Mapping[str, str] | None = option(
         "Tags of the new OMI. Keys and values are templates.",
         fields=BUILD_FIELDS,
-        check=checks.tags,
+        block="tag",
+        pair=Tag,
+        each=checks.tag,
     )
     snapshot_tags: Mapping[str, str] | None = option(
-        "Tags of the new OMI's snapshot. Keys and values are templates.",
+        "Tags of the new OMI's snapshot, beside those of the OMI; where both have a key, these win."
+        " Keys and values are templates.",
         fields=BUILD_FIELDS,
-        check=checks.tags,
+        block="snapshot_tag",
+        pair=Tag,
+        each=checks.tag,
     )
     root_volume_tags: Mapping[str, str] | None = option(
         "Tags of the volume that is built on. Keys and values are templates.",
         fields=BUILD_FIELDS,
-        check=checks.tags,
+        block="root_volume_tag",
+        pair=Tag,
+        each=checks.tag,
     )
     root_volume_size: int = option(
         "The size of the root volume, in GiB. It cannot be smaller than the source OMI's.",
@@ -116,11 +258,22 @@ class Config:
         check=checks.volume_size,
     )
     root_volume_type: str = option(
-        "The type of the root volume: `standard`, `gp2` or `io1`. `io1` needs a source OMI whose"
-        " root is `io1` too, and takes its IOPS.",
+        "The type of the root volume: `standard`, `gp2` or `io1`.",
         default="",
-        default_text="the source OMI's",
+        default_text="the source OMI's, `gp2` with `from_scratch`",
         check=checks.volume_type,
+    )
+    root_volume_iops: int = option(
+        "The IOPS of a root volume of the type `io1`.",
+        default=0,
+        default_text="the source OMI's, where its root is `io1` too",
+        check=checks.iops,
+    )
+    root_device_name: str = option(
+        "Which of `omi_block_device_mappings` is the root device. OUTSCALE registers it as"
+        " `/dev/sda1` whatever its name here.",
+        default="",
+        check=checks.mapped_device,
     )
     mount_path: str = option(
         "Where the root filesystem is mounted on this VM. `{{.Device}}` is the disk's name, such"
@@ -131,25 +284,26 @@ class Config:
     )
     mount_partition: str = option(
         "The number of the partition that holds `/`; `0` stands for the whole disk.",
-        default=DEFAULT_MOUNT_PARTITION,
+        default="",
+        default_text="`1`, or the whole disk where it has no partition table",
         check=checks.partition,
     )
     mount_options: tuple[str, ...] = option(
         "Options for mounting the root filesystem, each given to `mount` with `-o`.",
         default=(),
-        check=checks.options_to_mount,
+        each=checks.mount_option,
     )
     chroot_mounts: tuple[tuple[str, ...], ...] | None = option(
         "What to mount inside the chroot: lists of a filesystem type, a source and a mount point."
         " The type `bind` binds a directory of this VM. An empty list means the default.",
         default_text="`/proc`, `/sys`, `/dev` (bound), `/dev/pts`, `/proc/sys/fs/binfmt_misc`",
-        check=checks.mount_triples,
+        each=checks.mount_triple,
     )
     copy_files: tuple[str, ...] | None = option(
-        "Files of this VM that stand at the same path in the chroot while provisioners run."
-        " What the image had there is put back afterwards. An empty list copies nothing.",
-        default_text="`/etc/resolv.conf`",
-        check=checks.absolute_paths,
+        "Files and folders of this VM that stand at the same path in the chroot while provisioners"
+        " run. What the image had there is put back afterwards. An empty list copies nothing.",
+        default_text="`/etc/resolv.conf`, and nothing with `from_scratch`",
+        each=checks.file_to_copy,
     )
     command_wrapper: str = option(
         "A template around each command that needs privileges, mounts and copies included, such as"
@@ -164,18 +318,56 @@ class Config:
         default_text="a free one, found by itself",
         check=checks.device,
     )
+    nvme_device_path: str = option(
+        "The path of the disk on this VM, where it is not found by itself: `/dev/nvme1n1`. Needs"
+        " `device_path` only where the volume is to be linked under a certain name.",
+        default="",
+        check=checks.disk_path,
+    )
     pre_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the volume is linked and before it is mounted."
-        " `{{.Device}}` is the disk's path.",
+        " `{{.Device}}` is the disk's path, `{{.PartitionDevice}}` that of the partition which"
+        " `mount_partition` names (`{{.Device}}1` is another device where the disk's name ends in a"
+        " digit).",
         default=(),
-        fields=(*BUILD_FIELDS, "Device"),
+        fields=(*BUILD_FIELDS, "Device", "PartitionDevice"),
     )
     post_mount_commands: tuple[str, ...] = option(
         "Shell commands that run on this VM after the root filesystem is mounted and before"
-        " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path, `{{.MountPath}}`"
-        " where it is mounted.",
+        " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path,"
+        " `{{.PartitionDevice}}` the root partition's, `{{.MountPath}}` where it is mounted.",
         default=(),
-        fields=(*BUILD_FIELDS, "Device", "MountPath"),
+        fields=(*BUILD_FIELDS, "Device", "PartitionDevice", "MountPath"),
+    )
+    force_deregister: bool = option(
+        "Replace an OMI of that name that your account has. It stays until the new snapshot is"
+        " complete, and comes back if registering the new OMI fails. `packer build -force` does the"
+        " same.",
+        default=False,
+    )
+    force_delete_snapshot: bool = option(
+        "With `force_deregister`: delete the snapshots of the replaced OMI too, unless something else"
+        " uses them.",
+        default=False,
+    )
+    volume_timeout: float = option(
+        "The longest wait for a volume to be created.", default=900.0, check=checks.duration
+    )
+    link_timeout: float = option(
+        "The longest wait for the volume to be linked, and to be unlinked.",
+        default=300.0,
+        check=checks.duration,
+    )
+    snapshot_timeout: float = option(
+        "The longest wait for the snapshot to be complete.",
+        default=4 * 3600.0,
+        check=checks.duration,
+    )
+    image_timeout: float = option(
+        "The longest wait for an OMI to be available; that of a source OMI which is copied first"
+        " too.",
+        default=3600.0,
+        check=checks.duration,
     )
     packer: Packer = dataclasses.field(default_factory=Packer)
 
@@ -185,6 +377,18 @@ class Config:
         return self.chroot_mounts or DEFAULT_CHROOT_MOUNTS
 
     @property
+    def partition_number(self) -> int | None:
+        """`mount_partition` as a number; None where it is not set."""
+        return int(self.mount_partition) if self.mount_partition else None
+
+    @property
     def files(self) -> tuple[str, ...]:
-        """`copy_files` with its default."""
-        return DEFAULT_COPY_FILES if self.copy_files is None else self.copy_files
+        """`copy_files` with its default; like the Go builder's, that is nothing from scratch."""
+        if self.copy_files is None:
+            return () if self.from_scratch else DEFAULT_COPY_FILES
+        return self.copy_files
+
+    @property
+    def replaces(self) -> bool:
+        """Whether the account's OMI of the new one's name is replaced."""
+        return self.force_deregister or self.packer.force

@@ -5,10 +5,13 @@ that; the rules here are theirs (mapstructure's weak decoding), except that a nu
 is refused where a whole one is wanted. HCL2 values arrive already typed by core.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from packer_plugin_osc_chroot.options.declaration import Kind
+from packer_plugin_osc_chroot.options.duration import parse_duration
+from packer_plugin_osc_chroot.options.report import Report
 
 UNKNOWN = "<unknown>"
 """What core puts in place of a data source's string that is not evaluated at `packer validate`."""
@@ -17,12 +20,21 @@ _TRUE = {"1", "t", "T", "true", "TRUE", "True"}
 _FALSE = {"", "0", "f", "F", "false", "FALSE", "False"}
 
 
-class WrongType(Exception):
-    """A value that cannot be the wanted type; `path` leads to it from the option's name."""
+def load_json(text: str | bytes) -> Any:
+    """What the shim sends, whole numbers of any length included: beyond floats' range, infinite."""
+    return json.loads(text, parse_int=lambda digits: (int if len(digits) < 300 else float)(digits))
 
-    def __init__(self, expected: str, value: object, path: str = "") -> None:
-        super().__init__(f"expected {expected}, found {describe(value)}")
-        self.path = path
+
+def holds_unknown(value: object) -> bool:
+    """Whether something that core does not know yet is in a decoded value."""
+    match value:
+        case str():
+            return UNKNOWN in value
+        case tuple():
+            return any(holds_unknown(item) for item in value)
+        case Mapping():
+            return any(holds_unknown(item) for pair in value.items() for item in pair)
+    return False
 
 
 def describe(value: object) -> str:
@@ -33,9 +45,10 @@ def describe(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case str():
-            return f'"{value}"' if len(value) <= 40 else f'"{value[:37]}…"'
+            return f'"{_shortened(value)}"'
         case int() | float():
-            return f"the number {value:g}" if isinstance(value, float) else f"the number {value}"
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            return f"the number {_shortened(shown)}"
         case list():
             return "a list"
         case dict():
@@ -43,27 +56,39 @@ def describe(value: object) -> str:
     return type(value).__name__
 
 
-def decode(kind: Kind, value: object) -> Any:
-    """The value as its kind's Python type: str, bool, int, tuples, or a dict of strings.
+def _shortened(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:36]}…"
 
-    Raises WrongType. None is not a value and must be handled by the caller.
+
+def decode(kind: Kind, value: object, path: str, report: Report) -> Any:
+    """The value as its kind's Python type: str, bool, int, seconds, tuples, or a dict of strings.
+
+    What is wrong goes to the report, and something of the right type is returned; None where the
+    value says that nothing is set. A None given must be handled by the caller, and so must blocks.
     """
     match kind:
         case Kind.STRING:
-            return _string(value)
+            return _string(value, path, report)
         case Kind.BOOL:
-            return _bool(value)
+            return _bool(value, path, report)
         case Kind.INT:
-            return _int(value)
+            return _int(value, path, report)
+        case Kind.DURATION:
+            return _duration(value, path, report)
         case Kind.STRINGS:
-            return _strings(value, kind.described)
+            return _strings(value, path, report)
         case Kind.TUPLES:
-            return _tuples(value)
+            return _tuples(value, path, report)
         case Kind.STRING_MAP:
-            return _string_map(value)
+            return _string_map(value, path, report)
+    raise AssertionError(f"{kind} is no kind of a single value")
 
 
-def _string(value: object, path: str = "") -> str:
+def wrong_type(kind: Kind, value: object, path: str, report: Report) -> None:
+    report.error(path, f"expected {kind.value}, found {describe(value)}")
+
+
+def _string(value: object, path: str, report: Report) -> str:
     match value:
         case str():
             return value
@@ -73,10 +98,11 @@ def _string(value: object, path: str = "") -> str:
             return str(value)
         case float():
             return str(int(value)) if value.is_integer() else repr(value)
-    raise WrongType("a string", value, path)
+    wrong_type(Kind.STRING, value, path, report)
+    return ""
 
 
-def _bool(value: object) -> bool:
+def _bool(value: object, path: str, report: Report) -> bool:
     match value:
         case bool():
             return value
@@ -86,10 +112,11 @@ def _bool(value: object) -> bool:
             return True
         case str() if value in _FALSE or value == UNKNOWN:
             return False
-    raise WrongType(Kind.BOOL.described, value)
+    wrong_type(Kind.BOOL, value, path, report)
+    return False
 
 
-def _int(value: object) -> int:
+def _int(value: object, path: str, report: Report) -> int:
     match value:
         case bool():
             return int(value)
@@ -108,32 +135,47 @@ def _int(value: object) -> int:
                 return int(value, 0)
             except ValueError:
                 pass
-    raise WrongType(Kind.INT.described, value)
+    wrong_type(Kind.INT, value, path, report)
+    return 0
 
 
-def _strings(value: object, expected: str, path: str = "") -> tuple[str, ...]:
+def _duration(value: object, path: str, report: Report) -> float | None:
+    if value == UNKNOWN or value == "":
+        return None
+    seconds = parse_duration(value) if isinstance(value, str) else None
+    if seconds is None:
+        wrong_type(Kind.DURATION, value, path, report)
+    return seconds
+
+
+def _strings(value: object, path: str, report: Report) -> tuple[str, ...]:
     match value:
         case str():
             return tuple(value.split(",")) if value else ()
         case list():
-            return tuple(_string(item, f"{path}[{i}]") for i, item in enumerate(value))
+            return tuple(_string(item, f"{path}[{i}]", report) for i, item in enumerate(value))
         case dict():
-            raise WrongType(expected, value, path)
-    return (_string(value, path),)
+            wrong_type(Kind.STRINGS, value, path, report)
+            return ()
+    return (_string(value, path, report),)
 
 
-def _tuples(value: object) -> tuple[tuple[str, ...], ...]:
+def _tuples(value: object, path: str, report: Report) -> tuple[tuple[str, ...], ...]:
     if value == UNKNOWN:
         return ()
     if not isinstance(value, list):
-        raise WrongType(Kind.TUPLES.described, value)
+        wrong_type(Kind.TUPLES, value, path, report)
+        return ()
+    tuples = []
     for i, item in enumerate(value):
-        if not isinstance(item, list):
-            raise WrongType("a list of strings", item, f"[{i}]")
-    return tuple(_strings(item, "a list of strings", f"[{i}]") for i, item in enumerate(value))
+        if isinstance(item, list):
+            tuples.append(_strings(item, f"{path}[{i}]", report))
+        else:
+            wrong_type(Kind.STRINGS, item, f"{path}[{i}]", report)
+    return tuple(tuples)
 
 
-def _string_map(value: object) -> dict[str, str]:
+def _string_map(value: object, path: str, report: Report) -> dict[str, str]:
     if isinstance(value, list) and all(isinstance(item, Mapping) for item in value):
         # HCL1 and weak decoding: a list of maps is their union, later ones winning.
         merged: dict[str, object] = {}
@@ -143,5 +185,6 @@ def _string_map(value: object) -> dict[str, str]:
     if value == UNKNOWN or value == "":
         return {}
     if not isinstance(value, dict):
-        raise WrongType(Kind.STRING_MAP.described, value)
-    return {str(key): _string(item, f".{key}") for key, item in value.items()}
+        wrong_type(Kind.STRING_MAP, value, path, report)
+        return {}
+    return {str(key): _string(item, f"{path}.{key}", report) for key, item in value.items()}

@@ -6,46 +6,31 @@ their mistakes.
 """
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from packer_plugin_osc_chroot.cloud.credentials import endpoint_problem, half_pair_problem
+from packer_plugin_osc_chroot.cloud.credentials import from_environment
+from packer_plugin_osc_chroot.options.access import check_access
 from packer_plugin_osc_chroot.options.config import COMPONENT_NAME, Config, Packer
-from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
-from packer_plugin_osc_chroot.options.decode import WrongType, decode
-from packer_plugin_osc_chroot.template.engine import (
-    DECODE_DATA,
-    Fields,
-    NeverRenders,
-    Scope,
-    StringMap,
-    Template,
-    TemplateError,
-    compile_template,
-)
+from packer_plugin_osc_chroot.options.declaration import Kind, options_of
+from packer_plugin_osc_chroot.options.decode import decode
+from packer_plugin_osc_chroot.options.rendering import rendered
+from packer_plugin_osc_chroot.options.report import Report
+from packer_plugin_osc_chroot.options.rules import Rules
+from packer_plugin_osc_chroot.options.tables import read_rows
+from packer_plugin_osc_chroot.template.engine import Scope
 
 GENERATED_VARS = (
     "BuildRegion",
     "Device",
     "MountPath",
+    "PartitionDevice",
     "SourceOMI",
     "SourceOMIName",
     "SourceOMITags",
 )
 """What templates may use as `build.NAME` beside core's own names."""
-
-
-_MADE_UP: Mapping[str, object] = {
-    "BuildRegion": "eu-west-2",
-    "Command": "true",
-    "Device": "xvdf",
-    "MountPath": "/mnt/xvdf",
-    "SourceOMI": "ami-1a2b3c4d",
-    "SourceOMIName": "name",
-    "SourceOMITags": StringMap({}),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,40 +63,27 @@ def prepare(
         user_variables=packer.user_variables if "packer_user_variables" in raw else None,
         started_at=started_at,
     )
-    errors: list[str] = []
-    warnings: list[str] = []
-    values: dict[str, Any] = {}
+    report = Report()
     table = options_of(Config)
-    errors += _unknown(raw, [row.name for row in table])
-    for row in table:
-        if row.name not in raw:
-            continue
-        try:
-            rendered = _render(raw[row.name], row, scope, warnings)
-            values[row.name] = decode(row.kind, rendered)
-        except TemplateError as error:
-            errors.append(f"{row.name}: {error}")
-        except WrongType as error:
-            errors.append(f"{row.name}{error.path}: {error}")
-    errors += _check(table, values, failed=[error.split(":")[0].split("[")[0] for error in errors])
-    if problem := half_pair_problem(values, environ):
-        errors.append(problem)
-    if problem := endpoint_problem(values.get("custom_endpoint_oapi", "")):
-        errors.append(f"custom_endpoint_oapi: {problem}")
+    values = read_rows(table, rendered(table, raw, scope, report), "", report)
+    check_access(values, environ, report)
+    region = values.get("region") or from_environment(environ, "region")
+    region = "" if report.has_failed("region") else region
+    Rules(values, region=region, is_forced=packer.force, report=report).check()
     secrets = [values[row.name] for row in table if row.secret and values.get(row.name)]
     secrets += [packer.user_variables.get(name, "") for name in packer.sensitive_variables]
-    # An empty string or list of nothing is "not set" wherever the default is something.
+    # An empty string is "not set" wherever the default is something.
     given = {
         row.name: values[row.name]
         for row in table
         if row.name in values and not (row.kind is Kind.STRING and values[row.name] == "")
     }
     return Prepared(
-        config=None if errors else Config(**given, packer=packer),
+        config=None if report.errors else Config(**given, packer=packer),
         scope=scope,
         secrets=tuple(secret for secret in secrets if secret),
-        warnings=tuple(warnings),
-        errors=tuple(errors),
+        warnings=tuple(report.warnings),
+        errors=tuple(report.errors),
     )
 
 
@@ -120,9 +92,11 @@ def _packer(raw: Mapping[str, Any]) -> Packer:
         return str(raw.get(key) or "")
 
     def flag(key: str) -> bool:
-        return bool(decode(Kind.BOOL, raw.get(key) or False))
+        return bool(decode(Kind.BOOL, raw.get(key) or False, key, Report()))
 
-    variables = raw.get("packer_user_variables") or {}
+    variables = raw.get("packer_user_variables")
+    if not isinstance(variables, Mapping):
+        variables = {}
     return Packer(
         build_name=text("packer_build_name"),
         builder_type=text("packer_builder_type") or COMPONENT_NAME,
@@ -136,71 +110,3 @@ def _packer(raw: Mapping[str, Any]) -> Packer:
             str(name) for name in raw.get("packer_sensitive_variables") or ()
         ),
     )
-
-
-def _unknown(raw: Mapping[str, Any], known: Sequence[str]) -> Iterator[str]:
-    for name in sorted(raw):
-        if name in known or name.startswith("packer_"):
-            continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        hint = f'did you mean "{near[0]}"?' if near else "see the documentation for what there is"
-        yield f"{name}: unknown option; {hint}"
-
-
-def _render(value: Any, row: Option, scope: Scope, warnings: list[str]) -> Any:
-    """The value with its templates rendered once, or only compiled where they are late ones."""
-
-    def text(source: str) -> str:
-        if "{{" not in source:
-            return source
-        template = compile_template(source)
-        if row.late:
-            _try(template, row, scope)
-            return source
-        rendered = template.render_once_reporting(scope, DECODE_DATA)
-        if rendered.missing:
-            warnings.append(
-                f"{row.name}: {', '.join(rendered.missing)} is not known when this option is read,"
-                f' and became "<no value>" in "{rendered.text}"'
-            )
-        return rendered.text
-
-    # Only late maps have their keys rendered (during the build); elsewhere keys are plain text.
-    return _map_strings(value, text, keys=row.late)
-
-
-def _try(template: Template, row: Option, scope: Scope) -> None:
-    """Raises NeverRenders. Any other failure may be the made-up data's, and is no mistake yet."""
-    try:
-        template.render(scope, Fields(**{name: _MADE_UP[name] for name in row.fields}))
-    except NeverRenders:
-        raise
-    except TemplateError:
-        pass
-
-
-def _map_strings(value: Any, change: Callable[[str], str], *, keys: bool) -> Any:
-    match value:
-        case str():
-            return change(value)
-        case list():
-            return [_map_strings(item, change, keys=keys) for item in value]
-        case dict():
-            return {
-                change(key) if keys else key: _map_strings(item, change, keys=keys)
-                for key, item in value.items()
-            }
-    return value
-
-
-def _check(
-    table: Sequence[Option], values: Mapping[str, Any], *, failed: Sequence[str]
-) -> list[str]:
-    errors = []
-    for row in table:
-        value = values.get(row.name)
-        if row.required and not value and row.name not in failed:
-            errors.append(f"{row.name}: required, and not set")
-        elif value and row.check and (problem := row.check(value)):
-            errors.append(f"{row.name}: {problem}")
-    return errors

@@ -1,6 +1,8 @@
 """Images: the source as the API describes it, and the new one, registered and a draft until kept."""
 
 import dataclasses
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,14 +10,19 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import snapshots_of
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
 
+log = logging.getLogger(__name__)
+
 # OUTSCALE registers images under this root device name only.
 ROOT_DEVICE = "/dev/sda1"
-_IMAGE_SECONDS = 3600.0
+_BSU_KEYS = ("DeleteOnVmDeletion", "Iops", "SnapshotId", "VolumeSize", "VolumeType")
+# How long the name of an OMI that was deregistered may still be refused, in seconds.
+_NAME_SECONDS = 15.0
 
 Json = Mapping[str, Any]
 
@@ -26,6 +33,7 @@ class SourceImage:
 
     image_id: str
     name: str
+    account_id: str
     architecture: str
     tags: Mapping[str, str]
     root: Json
@@ -34,6 +42,9 @@ class SourceImage:
     size: int
     volume_type: str
     iops: int
+    boot_modes: tuple[str, ...] = ()
+    product_codes: tuple[str, ...] = ()
+    tpm_mandatory: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +56,9 @@ class ImageRequest:
     architecture: str
     root: Json
     other_mappings: Sequence[Json]
+    boot_modes: tuple[str, ...] = ()
+    product_codes: tuple[str, ...] = ()
+    tpm_mandatory: bool = False
 
     def body(self, snapshot_id: str) -> dict[str, Any]:
         root = {**self.root, "Bsu": {**self.root.get("Bsu", {}), "SnapshotId": snapshot_id}}
@@ -56,7 +70,18 @@ class ImageRequest:
         }
         if self.description:
             body["Description"] = self.description
+        if self.boot_modes:
+            body["BootModes"] = list(self.boot_modes)
+        if self.product_codes:
+            body["ProductCodes"] = list(self.product_codes)
+        if self.tpm_mandatory:
+            body["TpmMandatory"] = True
         return body
+
+    @property
+    def snapshot_ids(self) -> list[str]:
+        """The snapshots that it names beside the new one."""
+        return snapshots_of({"BlockDeviceMappings": self.other_mappings})
 
 
 def parse_source(image: Json) -> SourceImage:
@@ -66,27 +91,64 @@ def parse_source(image: Json) -> SourceImage:
         raise BuildError(
             f"source_omi {image_id}: is in state {image.get('State')}, expected available"
         )
-    root_name = image.get("RootDeviceName") or ROOT_DEVICE
-    mappings = image.get("BlockDeviceMappings") or []
-    root = next((item for item in mappings if item.get("DeviceName") == root_name), None)
-    bsu = (root or {}).get("Bsu") or {}
+    root, others = split_mappings(image)
+    bsu = root.get("Bsu") or {}
     if image.get("RootDeviceType") not in (None, "bsu", "ebs") or not bsu.get("SnapshotId"):
         raise BuildError(
-            f"source_omi {image_id}: its root device {root_name} is no BSU volume with a snapshot",
+            f"source_omi {image_id}: its root device {_root_name(image)} is no BSU volume with a"
+            " snapshot",
             hint="Choose an OMI whose root device type is bsu",
         )
     return SourceImage(
         image_id=image_id,
         name=str(image.get("ImageName", "")),
+        account_id=str(image.get("AccountId", "")),
         architecture=str(image.get("Architecture") or "x86_64"),
         tags=as_map(image.get("Tags")),
-        root=dict(root or {}),
-        other_mappings=[dict(item) for item in mappings if item is not root],
+        root=root,
+        other_mappings=others,
         snapshot_id=str(bsu["SnapshotId"]),
         size=int(bsu.get("VolumeSize") or 0),
         volume_type=str(bsu.get("VolumeType") or "standard"),
         iops=int(bsu.get("Iops") or 0),
+        boot_modes=tuple(image.get("BootModes") or ()),
+        product_codes=tuple(image.get("ProductCodes") or ()),
+        tpm_mandatory=bool(image.get("TpmMandatory")),
     )
+
+
+def parse_request(image: Json) -> ImageRequest:
+    """What registers an image like this one again; its root's snapshot is in `root`."""
+    root, others = split_mappings(image)
+    return ImageRequest(
+        name=str(image.get("ImageName", "")),
+        description=str(image.get("Description") or ""),
+        architecture=str(image.get("Architecture") or "x86_64"),
+        root=root,
+        other_mappings=others,
+        boot_modes=tuple(image.get("BootModes") or ()),
+        product_codes=tuple(image.get("ProductCodes") or ()),
+        tpm_mandatory=bool(image.get("TpmMandatory")),
+    )
+
+
+def split_mappings(image: Json) -> tuple[Json, list[Json]]:
+    """The root's mapping (empty where there is none) and the others, as CreateImage takes them."""
+    mappings = [_to_create(mapping) for mapping in image.get("BlockDeviceMappings") or ()]
+    root = next((each for each in mappings if each.get("DeviceName") == _root_name(image)), None)
+    return root or {}, [each for each in mappings if each is not root]
+
+
+def _root_name(image: Json) -> str:
+    return str(image.get("RootDeviceName") or ROOT_DEVICE)
+
+
+def _to_create(mapping: Json) -> Json:
+    """A copy with what CreateImage takes of it (BlockDeviceMappingImage, BsuToCreate)."""
+    found = {key: mapping[key] for key in ("DeviceName", "VirtualDeviceName") if mapping.get(key)}
+    if bsu := mapping.get("Bsu"):
+        return {**found, "Bsu": {key: bsu[key] for key in _BSU_KEYS if bsu.get(key) is not None}}
+    return found
 
 
 def read_image(cloud: Cloud, image_id: str, *, token: CancelToken) -> Json | None:
@@ -110,31 +172,25 @@ def register_image(
     snapshot_id: str,
     *,
     account_id: str,
+    name_is_new: bool,
     phases: Phases,
     token: CancelToken,
     ui: Ui,
 ) -> str:
-    """CreateImage, with its undo registered; returns the id. There is no ClientToken for it."""
+    """CreateImage, with its undo registered; returns the id. There is no ClientToken for it.
+
+    Without `name_is_new` another OMI had the name until now, and it may take a moment to be free.
+    """
     ui.say(f'Registering OMI "{request.name}"...')
     attempt = Attempt()
-
-    removal = Removal(
-        kind="OMI",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed=f'named "{request.name}"',
-        find=lambda undo: _find_by_snapshot(
-            cloud, request.name, account_id, snapshot_id, token=undo
-        ),
-        delete=lambda key, undo: delete_image(cloud, key, token=undo),
-    )
+    removal = image_removal(cloud, request.name, account_id, snapshot_id)
 
     def send() -> str:
-        answer = cloud.change("CreateImage", token=token, **request.body(snapshot_id))
-        return str(answer["Image"]["ImageId"])
+        body = request.body(snapshot_id)
+        return create_image(cloud, body, name_is_new=name_is_new, token=token)
 
     def find() -> str | None:
-        return _find_by_snapshot(cloud, request.name, account_id, snapshot_id, token=token)
+        return find_by_snapshot(cloud, request.name, account_id, snapshot_id, token=token)
 
     draft = phases.draft(
         "OMI",
@@ -147,13 +203,41 @@ def register_image(
     return attempt.resource_id
 
 
-def wait_for_image(cloud: Cloud, image_id: str, *, token: CancelToken, ui: Ui) -> None:
-    wait_for(
+def image_removal(cloud: Cloud, name: str, account_id: str, snapshot_id: str) -> Removal:
+    """How an image goes that was made with that name from that snapshot."""
+    return Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'named "{name}"',
+        find=lambda undo: find_by_snapshot(cloud, name, account_id, snapshot_id, token=undo),
+        delete=lambda key, undo: delete_image(cloud, key, token=undo),
+    )
+
+
+def create_image(cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelToken) -> str:
+    """CreateImage, sent anew while a name that was just given up is refused as taken."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return str(cloud.change("CreateImage", token=token, **body)["Image"]["ImageId"])
+        except CloudError as error:
+            if name_is_new or error.status != 409 or time.monotonic() - begun > _NAME_SECONDS:
+                raise
+            log.info("the name is not free yet: %s", error)
+            token.sleep(0.5)
+
+
+def wait_for_image(
+    cloud: Cloud, image_id: str, *, timeout: float, token: CancelToken, ui: Ui
+) -> Json:
+    """Until it is available, for `timeout` seconds; returns it as it is shown then."""
+    return wait_for(
         f"OMI {image_id}",
         lambda: read_image(cloud, image_id, token=token),
         target=("available",),
         failed=("failed",),
-        deadline=_IMAGE_SECONDS,
+        deadline=timeout,
         token=token,
         ui=ui,
         pace=cloud.pace("OMI"),
@@ -169,16 +253,17 @@ def delete_image(cloud: Cloud, image_id: str, *, token: CancelToken) -> None:
     )
 
 
-def snapshots_of(image: Json) -> list[str]:
-    """The snapshots that an image's mappings name."""
-    bsus = [mapping.get("Bsu") or {} for mapping in image.get("BlockDeviceMappings") or ()]
-    return [str(bsu["SnapshotId"]) for bsu in bsus if bsu.get("SnapshotId")]
-
-
-def _find_by_snapshot(
-    cloud: Cloud, name: str, account_id: str, snapshot_id: str, *, token: CancelToken
+def find_by_snapshot(
+    cloud: Cloud,
+    name: str,
+    account_id: str,
+    snapshot_id: str,
+    *,
+    token: CancelToken,
+    other_than: str = "",
 ) -> str | None:
+    """The id of the image of that name that uses the snapshot, if there is one."""
     for image in images_named(cloud, name, account_id, token=token):
-        if snapshot_id in snapshots_of(image):
+        if snapshot_id in snapshots_of(image) and image.get("ImageId") != other_than:
             return str(image["ImageId"])
     return None

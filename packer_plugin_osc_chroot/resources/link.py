@@ -3,6 +3,7 @@ found, and everything unlinked again, but never from under a mount."""
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,18 +17,22 @@ from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_onc
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names, letters
 from packer_plugin_osc_chroot.host.disk import (
-    GIB,
     Disk,
     block_size,
-    candidate_paths,
     disks,
-    find_disk,
-    free_names,
+    instance_of,
     is_claimed,
     mounts_of,
 )
-from packer_plugin_osc_chroot.host.link_lock import link_lock
+from packer_plugin_osc_chroot.host.disk_search import (
+    UnprovedDisk,
+    check_content,
+    disk_of_link,
+    find_disk,
+)
+from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.host.uevents import disk_sign
 from packer_plugin_osc_chroot.resources.removal import Attempt
@@ -37,7 +42,6 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
-_LINK_SECONDS = 300.0
 _SHOWN_SECONDS = 60.0
 # A link that takes less than that is waited for under the lock.
 _QUICK_SECONDS = 0.08
@@ -54,29 +58,110 @@ def linked_volume(
     *,
     vm_id: str,
     device_path: str,
+    nvme_device_path: str = "",
     size: int,
+    is_empty: bool = False,
     host: Host,
+    timeout: float,
     token: CancelToken,
     ui: Ui,
 ) -> Iterator[Disk]:
     """The volume linked to this VM, as its disk; unlinked at the end.
 
-    `device_path`, when set, is the only name tried. `size` in GiB.
+    `device_path`, when set, is the only name tried. `size` in GiB, `timeout` in seconds. `is_empty`:
+    the volume is new and has nothing on it.
     """
     ui.say("Linking the volume to this VM...")
-    attempt = _Attempt()
+    attempt = _Attempt(
+        device_path=device_path, nvme_device_path=nvme_device_path, size=size, timeout=timeout
+    )
     try:
-        with disk_sign(lambda: _is_there(attempt, device_path, size=size)) as sign:
-            pace = _link(
+        try:
+            disk = _linked_disk(
+                cloud, volume_id, attempt, vm_id=vm_id, alone=False, token=token, ui=ui
+            )
+        except UnprovedDisk as error:
+            ui.message(f"{error.message}: linking again, with no other build beside")
+            _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=token, ui=ui)
+            attempt.may_stand = False
+            disk = _linked_disk(
+                cloud, volume_id, attempt, vm_id=vm_id, alone=True, token=token, ui=ui
+            )
+        attempt.disk_path = disk.path
+        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
+        check_content(host, disk, is_empty=is_empty, token=token)
+        named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
+        ui.message(f"Disk: {disk.path}{named}")
+        yield disk
+    finally:
+        # Sent once a link may stand, whatever a read shows: it may be an old one.
+        if attempt.may_stand:
+            undo_link(
                 cloud,
                 volume_id,
-                attempt,
                 vm_id=vm_id,
-                device_path=device_path,
-                sign=sign,
-                token=token,
+                name=attempt.name,
+                disk=attempt.disk_path,
+                timeout=timeout,
+                host=host,
                 ui=ui,
+                token=undo_token(),
             )
+
+
+def undo_link(
+    cloud: Cloud,
+    volume_id: str,
+    *,
+    vm_id: str,
+    name: str,
+    disk: Path | None,
+    timeout: float,
+    host: Host,
+    ui: Ui,
+    token: CancelToken,
+) -> None:
+    """Unlink a volume, once nothing has its disk, within `timeout` seconds. Raises UndoError."""
+    try:
+        if disk is not None:
+            _await_free(host, disk, token=token, ui=ui)
+        _unlink(cloud, volume_id, vm_id=vm_id, disk=disk, timeout=timeout, token=token, ui=ui)
+    except BuildError as error:
+        raise UndoError(
+            f"volume {volume_id} stays linked to {vm_id} as {name}: {error.message}",
+            left=(f"link of volume {volume_id} to VM {vm_id}",),
+            hint=f"Unlink it: osc-cli api UnlinkVolume --VolumeId {volume_id}",
+        ) from error
+
+
+@dataclasses.dataclass
+class _Attempt(Attempt):
+    """A link that is being made: the name last asked for, and the disk once it is known."""
+
+    device_path: str = ""
+    nvme_device_path: str = ""
+    size: int = 0
+    timeout: float = 0.0
+    name: str = ""
+    taken: Collection[str] = ()
+    disks_before: Mapping[Path, str] = dataclasses.field(default_factory=dict)
+    disk_path: Path | None = None
+
+
+def _linked_disk(
+    cloud: Cloud,
+    volume_id: str,
+    attempt: _Attempt,
+    *,
+    vm_id: str,
+    alone: bool,
+    token: CancelToken,
+    ui: Ui,
+) -> Disk:
+    """Link and find the disk; `alone`: while no other build does. Raises UnprovedDisk."""
+    with appearing(token, ui=ui, alone=alone) as others:
+        with disk_sign(lambda: _is_there(volume_id, attempt)) as sign:
+            pace = _link(cloud, volume_id, attempt, vm_id=vm_id, sign=sign, token=token, ui=ui)
             if pace is not None:
                 wait_for(
                     f"link of volume {volume_id}",
@@ -84,46 +169,28 @@ def linked_volume(
                     target=("attached",),
                     failed=("detaching", "detached"),
                     state=lambda volume: _link_state(volume, vm_id),
-                    deadline=_LINK_SECONDS,
+                    deadline=attempt.timeout,
                     token=token,
                     ui=ui,
                     pace=pace,
                 )
-        disk = find_disk(
+
+        def is_alone() -> bool:
+            """No other build here links, and whoever else uses the VM has linked nothing since."""
+            return others.is_alone() and not (
+                set(_mapped_names(cloud, vm_id, token=token)) - {*attempt.taken, attempt.name}
+            )
+
+        return find_disk(
             volume_id,
             api_name=attempt.name,
-            device_path=device_path,
-            size=size,
+            device_path=attempt.device_path,
+            nvme_device_path=attempt.nvme_device_path,
+            size=attempt.size,
             before=attempt.disks_before,
+            is_alone=is_alone,
             token=token,
         )
-        attempt.disk_path = disk.path
-        named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
-        ui.message(f"Disk: {disk.path}{named}")
-        yield disk
-    finally:
-        undo = undo_token()
-        try:
-            # Sent once a link may stand, whatever a read shows: it may be an old one.
-            if attempt.may_stand:
-                if attempt.disk_path is not None:
-                    _await_free(host, attempt.disk_path, token=undo, ui=ui)
-                _unlink(cloud, volume_id, attempt.disk_path, vm_id=vm_id, token=undo, ui=ui)
-        except BuildError as error:
-            raise UndoError(
-                f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
-                left=(f"link of volume {volume_id} to VM {vm_id}",),
-                hint=f"Unlink it: osc-cli api UnlinkVolume --VolumeId {volume_id}",
-            ) from error
-
-
-@dataclasses.dataclass
-class _Attempt(Attempt):
-    """A link that is being made: the name last asked for, and the disk once it is known."""
-
-    name: str = ""
-    disks_before: Mapping[Path, str] = dataclasses.field(default_factory=dict)
-    disk_path: Path | None = None
 
 
 def _link(
@@ -132,7 +199,6 @@ def _link(
     attempt: _Attempt,
     *,
     vm_id: str,
-    device_path: str,
     sign: Sign,
     token: CancelToken,
     ui: Ui,
@@ -144,14 +210,16 @@ def _link(
     refusals: dict[str, CloudError] = {}
     while True:
         with link_lock(token, ui=ui):
-            taken = _mapped_names(cloud, vm_id, token=token)
-            attempt.name = _pick(taken, refusals, device_path)
+            attempt.taken = _mapped_names(cloud, vm_id, token=token)
+            attempt.name = _pick(attempt.taken, refusals, attempt.device_path)
             attempt.disks_before = disks()
             try:
                 with attempt.sending():
                     _send_link(cloud, volume_id, attempt.name, vm_id=vm_id, token=token)
             except CloudError as error:
-                if device_path or not _is_about_the_name(error):
+                if len(attempt.taken) >= VM_VOLUMES:
+                    raise _is_full(vm_id, attempt.taken) from error
+                if attempt.device_path or not _is_about_the_name(error):
                     raise
                 log.info("%s cannot be had, trying another name: %s", attempt.name, error)
                 refusals[attempt.name] = error
@@ -176,14 +244,17 @@ def _link(
         return None
 
 
-def _is_there(attempt: "_Attempt", device_path: str, *, size: int) -> bool:
-    """Whether something may be the linked volume's disk; `find_disk` looks more closely."""
-    if not attempt.name:
+def _is_there(volume_id: str, attempt: "_Attempt") -> bool:
+    """Whether a disk by the link's own name is here; `find_disk` knows other ways too.
+
+    Asked often, so names are looked at before disks are.
+    """
+    x = letters(attempt.name)
+    nodes = (f"/dev/xvd{x}", f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sd{x}")
+    if not x or not any(os.path.exists(node) for node in nodes):
         return False
-    return any(
-        block_size(path) == size * GIB and path.resolve() not in attempt.disks_before
-        for path in candidate_paths(attempt.name, device_path)
-    )
+    disk = disk_of_link(volume_id, attempt.name, size=attempt.size)
+    return disk is not None and attempt.disks_before.get(disk) != instance_of(disk)
 
 
 def _send_link(cloud: Cloud, volume_id: str, name: str, *, vm_id: str, token: CancelToken) -> None:
@@ -215,6 +286,14 @@ def _pick(taken: Collection[str], refusals: Mapping[str, CloudError], device_pat
             hint="Unlink volumes that are not needed, or run fewer builds at a time",
         )
     return name
+
+
+def _is_full(vm_id: str, taken: Collection[str]) -> BuildError:
+    return BuildError(
+        f"VM {vm_id} (this one) holds {len(taken)} volumes, and no VM holds more than {VM_VOLUMES}",
+        hint="Unlink volumes that are not needed, or run fewer builds at a time",
+        details=[f"linked: {', '.join(sorted(taken))}"],
+    )
 
 
 def _mapped_names(cloud: Cloud, vm_id: str, *, token: CancelToken) -> list[str]:
@@ -276,7 +355,14 @@ def _is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
 
 
 def _unlink(
-    cloud: Cloud, volume_id: str, disk: Path | None, *, vm_id: str, token: CancelToken, ui: Ui
+    cloud: Cloud,
+    volume_id: str,
+    *,
+    vm_id: str,
+    disk: Path | None = None,
+    timeout: float,
+    token: CancelToken,
+    ui: Ui,
 ) -> None:
     ui.say(f"Unlinking volume {volume_id}...")
     gone_since: float | None = None
@@ -302,9 +388,9 @@ def _unlink(
             lambda: read_volume(cloud, volume_id, token=token),
             target=("available", "gone"),
             failed=("error",),
-            deadline=_LINK_SECONDS,
+            deadline=timeout,
             token=token,
             ui=ui,
             missing_is="gone",
-            pace=cloud.pace("unlink", sign=sign),
+            pace=cloud.pace("unlink", sign=sign if disk is not None else None),
         )

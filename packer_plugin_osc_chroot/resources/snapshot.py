@@ -1,13 +1,12 @@
 """The new root snapshot: started once the filesystem is clean, waited for, a draft until kept."""
 
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.wait import LONGEST_SECONDS, insist, wait_for
+from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
@@ -23,17 +22,9 @@ def start_snapshot(
 ) -> str:
     """Ask for the snapshot and register its undo; returns its id."""
     ui.say(f"Creating a snapshot of volume {volume_id}...")
-    client_token = str(uuid.uuid4())
+    client_token = cloud.journal.client_token()
     attempt = Attempt()
-
-    removal = Removal(
-        kind="snapshot",
-        action="DeleteSnapshot",
-        parameter="SnapshotId",
-        unnamed=f"with ClientToken {client_token}",
-        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
-        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo, tell=ui.message),
-    )
+    removal = snapshot_removal(cloud, client_token, ui=ui)
     # Registered before the call: an answer that gets lost must not leave a snapshot behind.
     draft = phases.draft(
         "snapshot",
@@ -53,14 +44,31 @@ def start_snapshot(
     return attempt.resource_id
 
 
-def wait_for_snapshot(cloud: Cloud, snapshot_id: str, *, token: CancelToken, ui: Ui) -> None:
-    """Until it is completed: only then may anything write to the volume again (user guide)."""
+def snapshot_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:
+    """How a snapshot goes that was made with that ClientToken."""
+    return Removal(
+        kind="snapshot",
+        action="DeleteSnapshot",
+        parameter="SnapshotId",
+        unnamed=f"with ClientToken {client_token}",
+        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo, tell=ui.message),
+    )
+
+
+def wait_for_snapshot(
+    cloud: Cloud, snapshot_id: str, *, timeout: float, token: CancelToken, ui: Ui
+) -> None:
+    """Until it is completed: only then may anything write to the volume again (user guide).
+
+    `timeout` in seconds.
+    """
     wait_for(
         f"snapshot {snapshot_id}",
         lambda: read_snapshot(cloud, snapshot_id, token=token),
         target=("completed",),
         failed=("error", "deleting"),
-        deadline=LONGEST_SECONDS,
+        deadline=timeout,
         token=token,
         ui=ui,
         pace=cloud.pace("snapshot"),

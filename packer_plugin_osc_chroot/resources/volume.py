@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,6 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
-_CREATE_SECONDS = 900.0
 # A volume is deleted after its link has gone. Where one is shown for longer, it was not undone, and
 # no patience helps.
 _LINKED_SECONDS = 8.0
@@ -27,7 +25,10 @@ _LINKED_SECONDS = 8.0
 
 @dataclasses.dataclass(frozen=True)
 class VolumeRequest:
-    """What CreateVolume is asked for. `size` in GiB; `iops` only with io1."""
+    """What CreateVolume is asked for. `size` in GiB; `iops` only with io1.
+
+    Without `snapshot_id` the volume is empty.
+    """
 
     subregion: str
     snapshot_id: str
@@ -41,36 +42,31 @@ class VolumeRequest:
             "SubregionName": self.subregion,
             "Size": self.size,
             "VolumeType": self.type,
-            "SnapshotId": self.snapshot_id,
         }
+        if self.snapshot_id:
+            body["SnapshotId"] = self.snapshot_id
         if self.iops:
             body["Iops"] = self.iops
         return body
 
     def describe(self) -> str:
-        return f"{self.size} GiB, {self.type}, from snapshot {self.snapshot_id}"
+        origin = f"from snapshot {self.snapshot_id}" if self.snapshot_id else "empty"
+        return f"{self.size} GiB, {self.type}, {origin}"
 
 
 @contextmanager
 def created_volume(
-    cloud: Cloud, request: VolumeRequest, *, token: CancelToken, ui: Ui
+    cloud: Cloud, request: VolumeRequest, *, timeout: float, token: CancelToken, ui: Ui
 ) -> Iterator[str]:
-    """A volume that is ready to be linked, as its id; deleted at the end.
+    """A volume that is ready to be linked, as its id; deleted at the end. `timeout` in seconds.
 
     The ClientToken makes the creation idempotent, and finds the volume again where no answer told
     its id.
     """
     ui.say(f"Creating a volume ({request.describe()})...")
-    client_token = str(uuid.uuid4())
+    client_token = cloud.journal.client_token()
     attempt = Attempt()
-    removal = Removal(
-        kind="volume",
-        action="DeleteVolume",
-        parameter="VolumeId",
-        unnamed=f"with ClientToken {client_token}",
-        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
-        delete=lambda key, undo: delete_volume(cloud, key, token=undo, tell=ui.message),
-    )
+    removal = volume_removal(cloud, client_token, ui=ui)
     try:
         with attempt.sending():
             answer = cloud.change(
@@ -86,7 +82,7 @@ def created_volume(
             lambda: read_volume(cloud, volume_id, token=token),
             target=("available",),
             failed=("error", "deleting"),
-            deadline=_CREATE_SECONDS,
+            deadline=timeout,
             token=token,
             ui=ui,
             pace=pace,
@@ -94,6 +90,18 @@ def created_volume(
         yield volume_id
     finally:
         removal.run(attempt, ui=ui)
+
+
+def volume_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:
+    """How a volume goes that was made with that ClientToken."""
+    return Removal(
+        kind="volume",
+        action="DeleteVolume",
+        parameter="VolumeId",
+        unnamed=f"with ClientToken {client_token}",
+        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        delete=lambda key, undo: delete_volume(cloud, key, token=undo, tell=ui.message),
+    )
 
 
 def read_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> Mapping[str, Any] | None:

@@ -14,7 +14,6 @@ from packer_plugin_osc_chroot.template.errors import (
     NeverRenders,
     TemplateError,
 )
-from packer_plugin_osc_chroot.template.rendering import Budget, Literals, Rendering
 from packer_plugin_osc_chroot.template.scope import Call, Scope
 from packer_plugin_osc_chroot.template.values import (
     DECODE_DATA,
@@ -26,6 +25,7 @@ from packer_plugin_osc_chroot.template.values import (
 
 if TYPE_CHECKING:
     from packer_plugin_osc_chroot.template.compiler import Compiled
+    from packer_plugin_osc_chroot.template.rendering import Budget, Literals
     from packer_plugin_osc_chroot.template.values import Value
 
 __all__ = [
@@ -81,6 +81,8 @@ class Template:
     def _render(self, scope: Scope, data: object, *, passes: int) -> Rendered:
         if self.compiled is None:
             return Rendered(self.source, ())
+        from packer_plugin_osc_chroot.template.rendering import Budget, Literals
+
         values = from_data(data)
         budget, literals = Budget(), Literals()
         missing: dict[str, None] = {}
@@ -103,14 +105,15 @@ class Template:
         self,
         scope: Scope,
         data: "Value",
-        budget: Budget,
-        literals: Literals,
+        budget: "Budget",
+        literals: "Literals",
         missing: dict[str, None],
     ) -> str:
-        from packer_plugin_osc_chroot.template import runtime
-
         if self.compiled is None:
             return self.source
+        from packer_plugin_osc_chroot.template import runtime
+        from packer_plugin_osc_chroot.template.rendering import Rendering
+
         compiled = self.compiled
         rendering = Rendering(Call(scope, data), budget, literals, compiled.templates)
         try:

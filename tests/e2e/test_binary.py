@@ -1,6 +1,8 @@
 """The one binary that users install: static, small enough, and its Python comes with it."""
 
+import json
 import shutil
+import subprocess
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
@@ -55,3 +57,23 @@ def test_builds_where_no_python_is_on_path(
     assert outcome.status == 0, outcome.output
     assert "inside" in outcome.output
     assert len(cloud.images()) == 1
+
+
+def test_doctor_runs_from_it(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    environment = cloud.child_environment({**packer.base, "HOME": str(tmp_path)})
+    done = subprocess.run(
+        [packer.plugin, "doctor", "--json"],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["ready"]
+    assert cloud.environment()["OSC_SECRET_KEY"] not in done.stdout
+    # The status passes through.
+    del environment["OSC_SECRET_KEY"]
+    bad = subprocess.run(
+        [packer.plugin, "doctor"], env=environment, check=False, capture_output=True, text=True
+    )
+    assert bad.returncode == 1 and "problem  credentials: " in bad.stdout

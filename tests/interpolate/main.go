@@ -39,8 +39,11 @@ type Answer struct {
 	Error string
 }
 
-// maxPasses bounds what would render for ever, as the plugin does.
-const maxPasses = 100
+// What would render for ever, or to ever more text, is bounded as in the plugin.
+const (
+	maxPasses = 100
+	maxText   = 1 << 20
+)
 
 func main() {
 	in := bufio.NewReaderSize(os.Stdin, 1<<20)
@@ -97,6 +100,9 @@ func (c *Case) run() (text string, err error) {
 		rendered, err := interpolate.RenderOnce(text, ctx)
 		if err != nil || rendered == text {
 			return rendered, err
+		}
+		if len(rendered) > maxText {
+			return "", errors.New("growing")
 		}
 		text = rendered
 	}

@@ -113,7 +113,10 @@ def test_two_builds_after_each_other_and_the_name_taken() -> None:
             {"copy_files": ("/no/such/file",)},
             "copy_files: /no/such/file: no such file or directory",
         ),
-        ({"root_volume_type": "io1"}, "root_volume_type: io1 needs"),
+        (
+            {"root_volume_type": "io1"},
+            "root_volume_iops: a root volume of 1 GiB and the type io1 needs 1 to 300 IOPS",
+        ),
         (
             {"custom_endpoint_oapi": "http://127.0.0.1:1"},
             "no answer from http://127.0.0.1:1/api/v1",

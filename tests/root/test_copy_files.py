@@ -145,10 +145,95 @@ def test_missing_source_leaves_nothing(rootfs: RootFs, tmp_path: Path, source: P
             raise AssertionError
     assert "on this machine" in caught.value.message
     assert not list((tmp_path / "root").iterdir())
-    with pytest.raises(BuildError, match="no regular file"):
-        with copied(rootfs, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BuildError, match="neither a file nor a folder .on this machine"):
+        with copied(rootfs, tmp_path / "pipe"):
             raise AssertionError
     assert not list((tmp_path / "root").iterdir())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of the host: modes, owners, links, an empty folder, something that is no file."""
+    top = tmp_path / "host/etc/apt"
+    (top / "deep/empty").mkdir(parents=True)
+    (top / "deep/key").write_text("key")
+    (top / "deep/key").chmod(0o4640)
+    (top / "list").write_text("list")
+    (top / "link").symlink_to("../../nowhere")
+    os.mkfifo(top / "pipe")
+    for path, owner in ((top, 3), (top / "deep", 4), (top / "deep/key", 5)):
+        os.chown(path, owner, owner + 1)
+    (top / "deep/key").chmod(0o4640)
+    (top / "deep").chmod(0o2751)
+    os.chown(top / "link", 6, 7, follow_symlinks=False)
+    return top
+
+
+def shown(path: Path) -> tuple[int, int, int]:
+    found = path.lstat()
+    return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+
+
+@pytest.mark.parametrize("had", ["nothing", "folder", "file", "link", "link to a folder"])
+def test_folder_is_there_and_goes_again(
+    rootfs: RootFs, tmp_path: Path, folder: Path, had: str
+) -> None:
+    target = inside(tmp_path, folder)
+    if had != "nothing":
+        target.parent.mkdir(parents=True)
+    if had == "folder":
+        (target / "deep").mkdir(parents=True)
+        (target / "deep/key").write_text("the image's own")
+        (target / "other").write_text("of the image alone")
+        (target / "link").mkdir()
+    elif had == "file":
+        target.write_text("a file where the host has a folder")
+    elif had == "link":
+        target.symlink_to("/dangling")
+    elif had == "link to a folder":
+        (tmp_path / "root/elsewhere").mkdir()
+        target.symlink_to("/elsewhere")
+    before = state(tmp_path / "root")
+    ui = RecordingUi()
+    with copied(rootfs, folder, ui=ui):
+        real = tmp_path / "root/elsewhere" if had == "link to a folder" else target
+        assert (real / "deep/key").read_text() == "key"
+        assert os.readlink(real / "link") == "../../nowhere"
+        for name in ("deep/key", "list", "link", "deep/empty"):
+            assert shown(real / name) == shown(folder / name)
+        assert not (real / "pipe").exists()
+        if had == "folder":
+            assert (real / "other").read_text() == "of the image alone"
+        else:
+            assert shown(real / "deep") == shown(folder / "deep")
+    assert state(tmp_path / "root") == before
+    assert f"{folder}/pipe is no file, folder or link" in ui.text
+
+
+def test_what_provisioners_add_to_a_folder_stays(
+    rootfs: RootFs, tmp_path: Path, folder: Path
+) -> None:
+    target = inside(tmp_path, folder)
+    with copied(rootfs, folder):
+        (target / "deep/new").write_text("by a provisioner")
+        (target / "list").write_text("changed")
+    assert [str(each.relative_to(target)) for each in sorted(target.rglob("*"))] == [
+        "deep",
+        "deep/new",
+    ]
+
+
+def test_folder_is_not_left_for_another_filesystem(
+    rootfs: RootFs, tmp_path: Path, folder: Path
+) -> None:
+    run("mount", "-t", "tmpfs", "tmpfs", str(folder / "deep/empty"))
+    try:
+        (folder / "deep/empty/large").write_text("of another disk")
+        with copied(rootfs, folder):
+            assert not (inside(tmp_path, folder) / "deep/empty").exists()
+    finally:
+        run("umount", str(folder / "deep/empty"))
 
 
 def test_links_in_the_image_lead_nowhere_outside(

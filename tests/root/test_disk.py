@@ -1,21 +1,18 @@
-"""Which disk is the one of a link: by its name, and by whether it was there before."""
+"""What the kernel says of real block devices: which there are, and what uses them."""
 
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from guest_tree import run
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.host import disk
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.disk import disks, find_disk, is_claimed, mounts_of, partitions
+from packer_plugin_osc_chroot.host.disk import disks, is_claimed, mounts_of, partitions
 from packer_plugin_osc_chroot.host.holders import machine_files
-from packer_plugin_osc_chroot.options import checks
 
 pytestmark = pytest.mark.root
 
@@ -37,30 +34,11 @@ class Nodes:
         os.mknod(node, 0o600 | stat.S_IFBLK, os.stat(loop).st_rdev)
         return node
 
-    def find(self, *, before: dict[Path, str], device_path: str = "") -> str:
-        found = find_disk(
-            "vol-1",
-            api_name="/dev/xvdf",
-            device_path=device_path,
-            size=1,
-            token=CancelToken(),
-            before=before,
-            dev=self.dev,
-        )
-        return found.path.name
-
 
 @pytest.fixture
-def nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
-    monkeypatch.setattr(disk, "_APPEAR_SECONDS", 0.2)
+def nodes(tmp_path: Path) -> Iterator[Nodes]:
     with ExitStack() as stack:
         yield Nodes(tmp_path, stack)
-
-
-@contextmanager
-def none_found() -> Iterator[None]:
-    with pytest.raises(BuildError, match="no disk of 1 GiB appeared"):
-        yield
 
 
 def test_disks_are_noted(nodes: Nodes) -> None:
@@ -68,53 +46,6 @@ def test_disks_are_noted(nodes: Nodes) -> None:
     (nodes.dev / "null").touch()
     (nodes.dev / "link").symlink_to("sdf")
     assert list(disks(dev=nodes.dev)) == [node]
-
-
-def test_disk_of_the_name_that_appeared(nodes: Nodes) -> None:
-    before = disks(dev=nodes.dev)
-    nodes.add("xvdf")
-    assert nodes.find(before=before) == "xvdf"
-
-
-@pytest.mark.parametrize("name", ["xvdf", "sdf"])
-def test_disk_that_was_there_before_is_another(nodes: Nodes, name: str) -> None:
-    node = nodes.add(name)
-    before = disks(dev=nodes.dev)
-    with none_found():
-        nodes.find(before=before)
-    assert nodes.find(before=before, device_path=str(node)) == name
-
-
-@pytest.mark.parametrize("name", ["xvdf", "sdf"])
-def test_new_disk_with_the_name_of_one_that_went(nodes: Nodes, name: str) -> None:
-    node = nodes.add(name)
-    before = disks(dev=nodes.dev)
-    node.unlink()
-    nodes.add(name)
-    assert nodes.find(before=before) == name
-
-
-def test_letters_of_the_kernel_count_only_for_a_new_disk_without_udev(nodes: Nodes) -> None:
-    before = disks(dev=nodes.dev)
-    nodes.add("sdf")
-    assert nodes.find(before=before) == "sdf"
-    (nodes.dev / "disk/by-id").mkdir(parents=True)
-    with none_found():
-        nodes.find(before=before)
-
-
-def test_link_by_id_is_certain_unless_it_leads_to_an_old_disk(nodes: Nodes) -> None:
-    nodes.add("sdc")
-    before = disks(dev=nodes.dev)
-    nodes.add("sdd")
-    link = nodes.dev / "disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sdf"
-    link.parent.mkdir(parents=True)
-    link.symlink_to("../../sdc")
-    with none_found():
-        nodes.find(before=before)
-    link.unlink()
-    link.symlink_to("../../sdd")
-    assert nodes.find(before=before) == "sdd"
 
 
 def test_mounts_are_named_as_they_are(nodes: Nodes, tmp_path: Path) -> None:
@@ -128,21 +59,6 @@ def test_mounts_are_named_as_they_are(nodes: Nodes, tmp_path: Path) -> None:
     finally:
         run("umount", str(place))
     assert mounts_of(node) == []
-
-
-def test_disk_under_another_name_is_shown_with_what_helps(nodes: Nodes) -> None:
-    nodes.add("sdb")
-    before = disks(dev=nodes.dev)
-    vdb = nodes.add("vdb")
-    with pytest.raises(BuildError) as caught:
-        nodes.find(before=before)
-    assert f"{vdb} (1.0 GiB, new)" in caught.value.details[0]
-    assert f"{nodes.dev / 'sdb'} (1.0 GiB)," in caught.value.details[0]
-    # What the hint says can be done, and helps.
-    assert 'set device_path = "/dev/xvdf"' in caught.value.hint
-    assert checks.device("/dev/xvdf") is None
-    (nodes.dev / "xvdf").symlink_to("vdb")
-    assert nodes.find(before=before, device_path=str(nodes.dev / "xvdf")) == "vdb"
 
 
 @pytest.mark.parametrize("host", [Host(), Host(wrap=lambda command: f"sudo -n {command}")])

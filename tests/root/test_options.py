@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
 
+from packer_plugin_osc_chroot import build as build_module
 from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.mountinfo import read_mounts
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
+from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import tiny_image
 from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.resources import link
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
@@ -79,10 +83,25 @@ def test_mount_partition_0_is_the_whole_disk(tmp_path: Path) -> None:
         build(cloud, mount_partition="0")
 
 
+def test_a_disk_without_partitions_is_mounted_whole_where_none_is_asked_for(tmp_path: Path) -> None:
+    image = tmp_path / "whole.raw"
+    subprocess.run(["mkfs.ext4", "-q", image, "64M"], check=True)
+    with LocalCloud(source_omis={SOURCE: image}) as cloud:
+        build(cloud)
+
+
+def test_a_digit_appended_to_a_disk_whose_name_ends_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "digit_warning", lambda option, *_: f"warning: {option}")
+    with LocalCloud() as cloud:
+        ui = build(cloud)
+    assert "warning: pre_mount_commands" in ui.text
+    assert "warning: post_mount_commands" in ui.text
+
+
 def test_a_partition_that_is_not_there_is_named_with_those_that_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("packer_plugin_osc_chroot.host.disk._PARTITION_SECONDS", 1.0)
+    monkeypatch.setattr("packer_plugin_osc_chroot.host.partitions._PARTITION_SECONDS", 1.0)
     with LocalCloud() as cloud:
         with pytest.raises(BuildError, match="has no partition 7") as caught:
             run(cloud, config=dataclasses.replace(OPTIONS, mount_partition="7"))
@@ -196,6 +215,17 @@ def test_a_device_path_that_is_taken() -> None:
         build(cloud, look=look, device_path="/dev/xvdq")
 
 
+def test_a_full_vm_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Its own root volume counts.
+    monkeypatch.setattr(assumptions, "MAX_VOLUMES_PER_VM", 1)
+    monkeypatch.setattr(link, "VM_VOLUMES", 1)
+    with LocalCloud() as cloud:
+        with pytest.raises(BuildError, match="holds 1 volumes, and no VM holds more") as caught:
+            run(cloud)
+        assert caught.value.details == ("linked: /dev/sda1",)
+        assert_nothing_left(cloud)
+
+
 def test_the_region_from_the_metadata() -> None:
     with LocalCloud() as cloud:
         environ = {key: value for key, value in cloud.environment().items() if key != "OSC_REGION"}
@@ -213,7 +243,8 @@ def test_keys_and_endpoint_from_the_template() -> None:
             region=there["OSC_REGION"],
             custom_endpoint_oapi=cloud.url,
         )
-        run(cloud, config=config, environ={"OSC_CHROOT_METADATA_URL": cloud.url, "HOME": "/"})
+        environ = {"OSC_CHROOT_METADATA_URL": cloud.url, "HOME": "/"}
+        run(cloud, config=config, environ=environ | {STATE_VARIABLE: there[STATE_VARIABLE]})
         assert len(cloud.images()) == 1
 
 

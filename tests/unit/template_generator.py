@@ -50,7 +50,57 @@ _VERBS = [
 ]
 _ONE = ["not", "len", "html", "js", "urlquery", "print", "println", "upper", "lower", "user"]
 _TWO = ["eq", "ne", "lt", "le", "gt", "ge", "and", "or", "index", "slice", "print"]
-_SPACE = ["", "", "", " ", "\n", "  \t"]
+_ESCAPED = [r"\n", r"\t", r"\\", r"\"", r"\x41", r"\u00e9", r"\101", r"\a", "%", "é", "{%", "${x}"]
+_GO_LAYOUT = [
+    "2006",
+    "06",
+    "01",
+    "1",
+    "Jan",
+    "January",
+    "02",
+    "_2",
+    "2",
+    "002",
+    "__2",
+    "Mon",
+    "Monday",
+]
+_GO_LAYOUT += [
+    "15",
+    "03",
+    "3",
+    "04",
+    "4",
+    "05",
+    "5",
+    ".000",
+    ".999",
+    ",00",
+    "PM",
+    "pm",
+    "MST",
+    "Z07:00",
+]
+_GO_LAYOUT += ["-0700", "Z0700", "-07", "T", " ", "-", "x", "_"]
+_STRFTIME = [
+    "%Y",
+    "%m",
+    "%d",
+    "%H",
+    "%M",
+    "%S",
+    "%b",
+    "%B",
+    "%a",
+    "%A",
+    "%I",
+    "%p",
+    "%y",
+    "%Z",
+    "%z",
+]
+_STRFTIME += ["%L", "%%", "%j", "%", " ", "-", "x"]
 
 
 class _Generator:
@@ -97,6 +147,8 @@ class _Generator:
             lambda: self._action(self._pipeline(2)),
             self._declaration,
             lambda: self._action(f'template "t" {self._pipeline(1)}'),
+            lambda: pick.choice(["{{/* a comment */}}", "{{- /* {{ */ -}}", "{{ /* no */ }}"]),
+            lambda: f'{{{{block "u" {self._operand(0)}}}}}<{{{{.}}}}>{{{{end}}}}',
         ]
         if in_range:
             simple.append(lambda: self._action(pick.choice(["break", "continue"])))
@@ -168,6 +220,11 @@ class _Generator:
                         f"slice {operand(0)} {pick.choice(_NUMBERS)}",
                         f"index .L {pick.choice(_NUMBERS)}",
                         f"isotime {operand(0)}",
+                        f'isotime "{"".join(pick.choices(_GO_LAYOUT, k=pick.randint(1, 6)))}"',
+                        f'strftime "{"".join(pick.choices(_STRFTIME, k=pick.randint(1, 5)))}"',
+                        f"pwd {operand(0)}",
+                        "template_dir",
+                        "packer_version",
                         f"build {operand(0)}",
                         "timestamp",
                         "build_name",
@@ -185,6 +242,8 @@ class _Generator:
             lambda: pick.choice(_FIELDS),
             lambda: pick.choice(_FIELDS),
             lambda: pick.choice([".", "$", "true", "false", "nil", "$.Device"]),
+            lambda: f"`{pick.choice(_STRINGS)}`",
+            lambda: f'"{"".join(pick.choices(_ESCAPED, k=pick.randint(1, 3)))}"',
         ]
         if self._variables:
             choices.append(lambda: pick.choice(self._variables))

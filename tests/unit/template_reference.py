@@ -21,6 +21,7 @@ from packer_plugin_osc_chroot.template.values import to_bytes
 
 MODULE = Path(__file__).parent.parent / "interpolate"
 STARTED_AT = datetime(2024, 3, 5, 7, 8, 9, 120000, UTC)
+_MEMORY = 4 << 30
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,8 +52,10 @@ def build_reference(directory: Path) -> Path:
 def ask_reference(program: Path, cases: Sequence[Case]) -> list[bytes | None]:
     """What Go's SDK renders for each case; None where it fails."""
     lines = "".join(json.dumps(_as_json(case)) + "\n" for case in cases)
+    # A template may grow without bounds there: that must not be the machine's end.
+    limited = ["prlimit", f"--as={_MEMORY}", str(program)]
     done = subprocess.run(
-        [str(program)], input=lines.encode(), check=True, capture_output=True, timeout=120
+        limited, input=lines.encode(), check=True, capture_output=True, timeout=600
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(answers) == len(cases)

@@ -65,10 +65,14 @@ def test_the_order(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     profile = {"access_key": "file", "secret_key": "file", "region": "file", "unknown": 1}
     file.write_text(json.dumps({"default": profile}))
-    environ = {"OSC_CONFIG_FILE": str(file), "OUTSCALE_REGION": "older", "OSC_SECRET_KEY": "env"}
+    environ = {
+        "OSC_CONFIG_FILE": str(file),
+        "OUTSCALE_REGION": "older",
+        "OSC_SECRET_KEY": "its secret",
+    }
     found = find_credentials(Config(access_key="template"), environ)
-    assert (found.access_key, found.secret_key, found.region) == ("template", "env", "older")
-    assert "env" not in repr(found)
+    assert (found.access_key, found.secret_key, found.region) == ("template", "its secret", "older")
+    assert "its secret" not in repr(found)
 
 
 def test_osc_cli_profile(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from packer_plugin_osc_chroot.options.declaration import Kind
-from packer_plugin_osc_chroot.options.decode import UNKNOWN, WrongType, decode
+from packer_plugin_osc_chroot.options.decode import UNKNOWN, decode, load_json
+from packer_plugin_osc_chroot.options.report import Report
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,9 @@ from packer_plugin_osc_chroot.options.decode import UNKNOWN, WrongType, decode
     ],
 )
 def test_accepted(kind: Kind, value: object, expected: object) -> None:
-    assert decode(kind, value) == expected
+    report = Report()
+    assert decode(kind, value, "option", report) == expected
+    assert report.errors == []
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,13 @@ def test_accepted(kind: Kind, value: object, expected: object) -> None:
     ],
 )
 def test_refused(kind: Kind, value: object, path: str, text: str) -> None:
-    with pytest.raises(WrongType) as caught:
-        decode(kind, value)
-    assert (caught.value.path, str(caught.value)) == (path, text)
+    report = Report()
+    decode(kind, value, "option", report)
+    assert report.errors == [f"option{path}: {text}"]
+
+
+@pytest.mark.parametrize(("digits", "shown"), [("9" * 200, "9" * 36 + "…"), ("9" * 6000, "inf")])
+def test_a_huge_number_is_no_crash(digits: str, shown: str) -> None:
+    report = Report()
+    decode(Kind.DURATION, load_json(digits), "option", report)
+    assert report.errors[0].endswith(f"found the number {shown}")

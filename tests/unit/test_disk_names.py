@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from packer_plugin_osc_chroot.host.disk import candidate_paths, free_names, letters, partition_path
+from packer_plugin_osc_chroot.host.device_names import free_names, letters
+from packer_plugin_osc_chroot.host.disk import partition_path
+from packer_plugin_osc_chroot.host.disk_search import serial_of_link
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,19 @@ def test_partition_path(disk: str, number: int, path: str) -> None:
     assert partition_path(Path(disk), number) == Path(path)
 
 
-def test_candidates_know_outscales_by_id_form() -> None:
-    paths = [str(path) for path in candidate_paths("/dev/xvdf", "")]
-    assert paths[0] == "/dev/xvdf"
-    assert "/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sdf" in paths
+@pytest.mark.parametrize(
+    ("link", "serial"),
+    [
+        # OUTSCALE's own form, virtio's, NVMe's with model, and with the namespace of newer udevs.
+        ("scsi-0QEMU_QEMU_HARDDISK_sdf", "sdf"),
+        ("virtio-vol-1a2b3c4d", "vol-1a2b3c4d"),
+        ("nvme-QEMU_NVMe_Ctrl_vol1a2b3c4d", "vol1a2b3c4d"),
+        ("nvme-QEMU_NVMe_Ctrl_vol1a2b3c4d_1", "vol1a2b3c4d"),
+        ("scsi-0QEMU_QEMU_HARDDISK_sdf-part1", ""),
+        ("nvme-eui.0025385b71b00c1d", "eui.0025385b71b00c1d"),
+        ("dm-name-vg-root", ""),
+        ("lvm-pv-uuid-abc", ""),
+    ],
+)
+def test_serials_in_by_id_links(link: str, serial: str) -> None:
+    assert serial_of_link(link) == serial

@@ -33,9 +33,17 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
         look.check_host(NO_FILES, is_wrapped=True)
 
 
-def test_copy_files_must_be_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_files_must_be_files_or_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(look, "find_program", lambda name: name)
-    for path, text in ((tmp_path, "is not a file"), (tmp_path / "none", "no such file")):
+    special = tmp_path / "pipe"
+    os.mkfifo(special)
+    look.check_host(Config(copy_files=(str(tmp_path),)), is_wrapped=True)
+    for path, text in (
+        (special, "is neither a file nor a folder"),
+        (tmp_path / "none", "no such file"),
+    ):
         with pytest.raises(BuildError, match=f"copy_files: {path}: {text}"):
             look.check_host(Config(copy_files=(str(path),)), is_wrapped=True)
 
@@ -63,7 +71,9 @@ class SlowCloud:
 def look_at(cloud: SlowCloud, token: CancelToken) -> None:
     config = Config(source_omi="ami-12345678", omi_name="x", copy_files=())
     identity = Identity(vm_id="i-1", subregion="eu-west-2a")
-    look.look(cast(Cloud, cloud), config, identity, token=token, ui=RecordingUi())
+    look.look(
+        cast(Cloud, cloud), config, identity, check_region=False, token=token, ui=RecordingUi()
+    )
 
 
 def test_what_else_is_asked_ends_when_one_answer_fails() -> None:

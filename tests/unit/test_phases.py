@@ -3,12 +3,15 @@
 import gc
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
+from packer_plugin_osc_chroot.journal.dead import dead_journals
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import RecordingUi
@@ -347,3 +350,46 @@ def test_debug_without_a_terminal_does_not_pause() -> None:
 
     with phases(Deaf(), debug=True) as runner:
         assert runner.do("a", lambda: 1) == 1
+
+
+def journal_in(directory: Path) -> Journal:
+    journal = Journal(directory)
+    journal.begin(vm_id="i-1")
+    journal.sending("CreateVolume", {"ClientToken": "t"})
+    return journal
+
+
+def ends_in(directory: Path) -> list[str]:
+    return [dead.story.end for dead in dead_journals(directory)]
+
+
+def run_with_journal(
+    directory: Path, *, fails: bool = False, undo_fails: bool = False, on_error: str = ""
+) -> RecordingUi:
+    ui = RecordingUi()
+    journal = journal_in(directory)
+    with (
+        suppress(BuildError),
+        Phases(ui=ui, token=CancelToken(), on_error=on_error, journal=journal) as runner,
+    ):
+        runner.enter("volume", Recorder().thing("volume", undo_fails=undo_fails))
+        if fails:
+            runner.do("fail", _fail)
+    return ui
+
+
+def test_a_journal_goes_with_what_it_names(tmp_path: Path) -> None:
+    run_with_journal(tmp_path)
+    run_with_journal(tmp_path, fails=True)
+    assert ends_in(tmp_path) == []
+
+
+def test_what_an_abort_kept_is_marked_so_in_the_journal(tmp_path: Path) -> None:
+    ui = run_with_journal(tmp_path, fails=True, on_error="abort")
+    assert ends_in(tmp_path) == ["kept"]
+    assert "packer-plugin-osc-chroot reclaim" in ui.text
+
+
+def test_what_could_not_be_undone_stays_in_the_journal(tmp_path: Path) -> None:
+    run_with_journal(tmp_path, undo_fails=True)
+    assert ends_in(tmp_path) == ["failed"]

@@ -148,3 +148,16 @@ def test_a_defect_is_one_line() -> None:
     code, text = status_of(KeyError("two\nlines"))
     assert code is grpc.StatusCode.INTERNAL
     assert text == r"KeyError: 'two\nlines'"
+
+
+def test_what_prepare_says_holds_no_secret(server: Any) -> None:
+    packer = {
+        "packer_user_variables": {"password": "hunter22"},
+        "packer_sensitive_variables": ["password"],
+    }
+    options = {**GOOD, "omi_name": "{{user `password`}}:", "region": "{{user `password`}} {{.X}}"}
+    response = prepare(server, options, packer)
+    said = [*response.errors, *response.warnings]
+    assert any(error.startswith("region: must be the name of a Region") for error in said)
+    assert any(warning.startswith("region: .X is not known") for warning in said)
+    assert not any("hunter22" in text for text in said)

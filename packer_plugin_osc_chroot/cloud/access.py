@@ -1,0 +1,50 @@
+"""Which VM this is, whose keys are used, and the API as they reach it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
+from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
+from packer_plugin_osc_chroot.cloud.private_files import private_directory
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.journal.journal import Journal
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.redaction import Redactor
+from packer_plugin_osc_chroot.ui import Ui
+
+
+@dataclass(frozen=True)
+class Access:
+    """`is_given_endpoint`: the endpoint is not the Region's own."""
+
+    cloud: Cloud
+    identity: Identity
+    is_given_endpoint: bool
+
+
+def find_access(
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    redact: Redactor,
+    journal: Journal,
+    token: CancelToken,
+    ui: Ui,
+) -> Access:
+    """`redact` learns the keys. Raises BuildError where this is no OUTSCALE VM, or there are none."""
+    identity = read_identity(config, environ, token=token)
+    credentials = find_credentials(config, environ)
+    redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
+    if config.profile and credentials.found_in != PROFILE_FILE:
+        ui.message(
+            f'The keys are from {credentials.found_in}, and not from the profile "{config.profile}"'
+        )
+    region = credentials.region or identity.region
+    if not region:
+        raise BuildError(
+            "region: not set, and not known without the metadata service", hint="Set region"
+        )
+    cloud = Cloud(credentials, region=region, journal=journal, shared=private_directory(environ))
+    return Access(cloud, identity, is_given_endpoint=bool(credentials.endpoint))

@@ -1,0 +1,37 @@
+"""Rules for what signs the calls, and where they go. What the environment adds to a template counts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from packer_plugin_osc_chroot.cloud.credentials import (
+    MFA_PROBLEM,
+    endpoint_problem,
+    from_environment,
+    half_pair_problem,
+)
+from packer_plugin_osc_chroot.options.decode import holds_unknown
+from packer_plugin_osc_chroot.options.report import Report
+
+
+def check_access(values: Mapping[str, Any], environ: Mapping[str, str], report: Report) -> None:
+    """`values` are decoded, by name; what is not set is missing."""
+    if problem := half_pair_problem(values, environ):
+        name, _, text = problem.partition(": ")
+        if not report.has_failed(name):
+            report.error(name, text)
+    if problem := endpoint_problem(values.get("custom_endpoint_oapi", "")):
+        report.error("custom_endpoint_oapi", problem)
+    # A certificate may have its key in the same file.
+    if values.get("x509_key_path") and not values.get("x509_cert_path"):
+        if not report.has_failed("x509_cert_path") and not from_environment(environ, "x509_cert"):
+            report.error(
+                "x509_cert_path",
+                "required with x509_key_path, and set neither here nor in the environment",
+            )
+    if values.get("token") and not report.has_failed("access_key"):
+        if not values.get("access_key") and not from_environment(environ, "access_key"):
+            report.error(
+                "access_key", "required with token, and set neither here nor in the environment"
+            )
+    if (code := values.get("mfa_code")) and not holds_unknown(code):
+        report.error("mfa_code", f"{MFA_PROBLEM}; remove it")

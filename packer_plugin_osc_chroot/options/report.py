@@ -1,0 +1,46 @@
+"""What Prepare has to say: every error and warning, each with the path of the value it is about."""
+
+import dataclasses
+
+
+@dataclasses.dataclass
+class Report:
+    """Collects; a path is an option's name and what leads on from it: `tags.Name`, `mounts[1][2]`.
+
+    Paths may be given with an option's own name; they are shown as the template has them.
+    """
+
+    errors: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    _failed: set[str] = dataclasses.field(default_factory=set)
+    _written: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def write_as(self, path: str, written: str) -> None:
+        """The option at `path` is called by another name in the template."""
+        self._written[path] = written
+
+    def error(self, path: str, problem: str) -> None:
+        self.errors.append(f"{self._as_written(path)}: {problem}")
+        self.fail(path)
+
+    def warn(self, path: str, problem: str) -> None:
+        self.warnings.append(f"{self._as_written(path)}: {problem}")
+
+    def fail(self, path: str) -> None:
+        """Marks a path whose error has been given under another one."""
+        self._failed.add(self._as_written(path))
+
+    def has_failed(self, path: str) -> bool:
+        """Whether the value there, or anything inside it, has an error."""
+        path = self._as_written(path)
+        return any(_is_at_or_below(failed, path) for failed in self._failed)
+
+    def _as_written(self, path: str) -> str:
+        for own, written in self._written.items():
+            if _is_at_or_below(path, own):
+                return written + path.removeprefix(own)
+        return path
+
+
+def _is_at_or_below(path: str, top: str) -> bool:
+    return path == top or path.startswith((f"{top}.", f"{top}["))
