@@ -85,6 +85,7 @@ def _subjects(options: argparse.Namespace, image: Path, directory: Path) -> list
                 packer=packer,
                 image=image,
                 directory=directory / "rival",
+                needs_proxy=True,
             )
         )
     return found

@@ -6,12 +6,14 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from packer_run import Packer
 
 from bench.memory import Peak, below
+from bench.proxy import proxy_to
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import Latency
 from packer_plugin_osc_chroot.localcloud.trouble import Rate, Trouble
@@ -31,7 +33,10 @@ class Built:
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """`type` is the builder's in templates, `program` what its executables' paths hold."""
+    """`type` is the builder's in templates, `program` what its executables' paths hold.
+
+    `needs_proxy`: it knows OUTSCALE's own addresses only.
+    """
 
     name: str
     type: str
@@ -39,6 +44,7 @@ class Subject:
     packer: Packer
     image: Path
     directory: Path
+    needs_proxy: bool = False
 
     def build(
         self,
@@ -55,9 +61,17 @@ class Subject:
         if timeline is not None:
             extra["OSC_CHROOT_TIMELINE"] = str(timeline)
         trouble = Trouble(rates=rates)
-        with LocalCloud(
-            latency=latency, trouble=trouble, source_omis={SOURCE: self.image}
-        ) as cloud:
+        with ExitStack() as stack:
+            cloud = stack.enter_context(
+                LocalCloud(
+                    latency=latency,
+                    trouble=trouble,
+                    source_omis={SOURCE: self.image},
+                    https=self.needs_proxy,
+                )
+            )
+            if self.needs_proxy:
+                extra |= stack.enter_context(proxy_to(cloud))
             running = self.packer.start(
                 "build", "-color=false", template.name, cwd=self.directory, cloud=cloud, extra=extra
             )
@@ -101,6 +115,7 @@ class Subject:
                 "name": f"bench-{number}",
                 "source_omi": SOURCE,
                 "omi_name": f"bench {number}",
+                "insecure_skip_tls_verify": self.needs_proxy,
             }
             for number in range(builds)
         ]
@@ -110,7 +125,15 @@ class Subject:
 
 
 def make_subject(
-    name: str, *, type: str, plugin: Path, source: str, packer: Path, image: Path, directory: Path
+    name: str,
+    *,
+    type: str,
+    plugin: Path,
+    source: str,
+    packer: Path,
+    image: Path,
+    directory: Path,
+    needs_proxy: bool = False,
 ) -> Subject:
     """Install the plugin, by the name that Packer wants, in a configuration of its own."""
     directory.mkdir(parents=True)
@@ -127,7 +150,7 @@ def make_subject(
     found = Packer(binary=packer, plugin=named, base=base)
     outcome = found.run("plugins", "install", "--path", str(named), source, cwd=directory)
     assert outcome.status == 0, outcome.output
-    return Subject(name, type, program, found, image, directory)
+    return Subject(name, type, program, found, image, directory, needs_proxy)
 
 
 def timed(action: Any, *arguments: Any, **options: Any) -> float:

@@ -7,6 +7,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,16 @@ from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
 
 from packer_plugin_osc_chroot import timeline
 from packer_plugin_osc_chroot.build import Result
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.credentials import find_credentials
+from packer_plugin_osc_chroot.cloud.wait import insist
+from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
 from packer_plugin_osc_chroot.localcloud.record import RecordedCall
 from packer_plugin_osc_chroot.localcloud.trouble import Rate, Trouble
 from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
 
@@ -108,27 +113,82 @@ def test_what_must_wait_for_what_does(tmp_path: Path) -> None:
         assert f"<title>{name}: " in drawn, f"the timeline colours a phase that is not: {name}"
 
 
-def test_eight_builds_under_a_limit_of_five_calls_a_second(tmp_path: Path) -> None:
-    latency = dataclasses.replace(PRESETS["typical"], snapshot=6.0)
-    trouble = Trouble(rates=[Rate(per="account", calls_per_second=5)])
+def side_by_side(cloud: LocalCloud, shared: Path, *, builds: int) -> float:
+    """All must succeed; returns the seconds that they took."""
     failures: list[BaseException] = []
 
-    def one(cloud: LocalCloud, number: int) -> None:
+    def one(number: int) -> None:
         try:
-            environ = {**cloud.environment(), "XDG_CACHE_HOME": str(tmp_path)}
-            config = dataclasses.replace(PLAIN, omi_name=f"plain {number}")
-            run(cloud, config=config, ui=RecordingUi(), environ=environ)
+            made(cloud, shared, config=dataclasses.replace(PLAIN, omi_name=f"plain {number}"))
         except BaseException as error:
             failures.append(error)
 
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(builds)]
+    begun = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.monotonic() - begun
+    assert failures == []
+    assert len(cloud.images()) == builds
+    return took
+
+
+def test_eight_builds_under_a_limit_of_five_calls_a_second(tmp_path: Path) -> None:
+    latency = dataclasses.replace(PRESETS["typical"], snapshot=6.0)
+    trouble = Trouble(rates=[Rate(per="account", calls_per_second=5)])
     with LocalCloud(latency=latency, trouble=trouble) as cloud:
-        threads = [threading.Thread(target=one, args=(cloud, number)) for number in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        side_by_side(cloud, tmp_path, builds=8)
         refused = [call for call in cloud.record if call.status == 429]
-        assert failures == []
-        assert len(cloud.images()) == 8
         assert_nothing_left(cloud)
         assert len(refused) < len(cloud.record) / 3
+
+
+def test_eight_builds_beside_a_user_who_keeps_linking(tmp_path: Path) -> None:
+    """They lose races for device names, and take other names; none fails, and they hardly wait."""
+    over = threading.Event()
+    with LocalCloud(latency=dataclasses.replace(PRESETS["typical"], snapshot=6.0)) as cloud:
+        user = threading.Thread(target=keep_linking, args=(cloud, over))
+        user.start()
+        try:
+            took = side_by_side(cloud, tmp_path, builds=8)
+        finally:
+            over.set()
+            user.join()
+        paths = [cloud.critical_path(image.image_id) for image in cloud.images()]
+        path = max(sum(step.seconds for step in steps) for steps in paths)
+        assert_nothing_left(cloud)
+    assert took < path * 1.6, f"{took:.1f} s, critical path {path:.1f} s"
+
+
+def keep_linking(cloud: LocalCloud, over: threading.Event) -> None:
+    """Link and unlink a volume again and again, under the first names, until it is over."""
+    environment = cloud.environment()
+    credentials = find_credentials(PLAIN, environment)
+    client = Cloud(credentials, region=credentials.region)
+    token = CancelToken()
+    answer = client.change("CreateVolume", token=token, SubregionName=cloud.subregion, Size=1)
+    volume = str(answer["Volume"]["VolumeId"])
+
+    def until_taken(action: str) -> None:
+        insist(
+            lambda: client.change(action, token=token, VolumeId=volume),
+            is_done=lambda: False,
+            token=token,
+        )
+
+    while not over.is_set():
+        for letter in "bcdefghijklm":
+            # A name that is taken, or a volume that is not ready yet.
+            with suppress(CloudError):
+                client.change(
+                    "LinkVolume",
+                    token=token,
+                    VolumeId=volume,
+                    VmId=cloud.vm_id,
+                    DeviceName=f"/dev/xvd{letter}",
+                )
+                break
+        until_taken("UnlinkVolume")
+    until_taken("DeleteVolume")
