@@ -167,7 +167,7 @@ def keep_linking(cloud: LocalCloud, over: threading.Event) -> None:
     environment = cloud.environment()
     credentials = find_credentials(PLAIN, environment)
     client = Cloud(credentials, region=credentials.region)
-    token = CancelToken()
+    token = CancelToken(deadline=120.0)
     answer = client.change("CreateVolume", token=token, SubregionName=cloud.subregion, Size=1)
     volume = str(answer["Volume"]["VolumeId"])
 
@@ -178,17 +178,17 @@ def keep_linking(cloud: LocalCloud, over: threading.Event) -> None:
             token=token,
         )
 
+    def is_linked(device: str) -> bool:
+        # The name is taken, or the volume is not ready yet.
+        with suppress(CloudError):
+            client.change(
+                "LinkVolume", token=token, VolumeId=volume, VmId=cloud.vm_id, DeviceName=device
+            )
+            return True
+        return False
+
     while not over.is_set():
-        for letter in "bcdefghijklm":
-            # A name that is taken, or a volume that is not ready yet.
-            with suppress(CloudError):
-                client.change(
-                    "LinkVolume",
-                    token=token,
-                    VolumeId=volume,
-                    VmId=cloud.vm_id,
-                    DeviceName=f"/dev/xvd{letter}",
-                )
-                break
-        until_taken("UnlinkVolume")
+        if any(is_linked(f"/dev/xvd{letter}") for letter in "bcdefghijklm"):
+            until_taken("UnlinkVolume")
+        token.sleep(0.1)
     until_taken("DeleteVolume")
