@@ -19,6 +19,8 @@ from packer_plugin_osc_chroot.host.partitions import (
     digit_warning,
     find_partition,
     mounted_partition,
+    partition_table,
+    settle_partitions,
 )
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.journal.dead import has_journals
@@ -225,9 +227,11 @@ def build(context: Context) -> Result:
             ),
         )
         finish_sharing()
-        phases.keep()
         phases.join()
-        # As late as can be: a build that is killed before it could say that it is done has no OMI.
+        # As late as can be: a build that is cancelled or killed before it could say that it is done
+        # has no OMI.
+        token.check()
+        phases.keep()
         journal.keep(snapshot_id, image_id)
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
@@ -299,7 +303,7 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
     cloud, identity = access.cloud, access.identity
     ui.message(f"VM: {identity.vm_id} in {identity.subregion or cloud.region}")
     # Another endpoint has Regions of its own.
-    check_region = not access.is_given_endpoint and not config.skip_region_validation
+    check_region = not cloud.is_custom and not config.skip_region_validation
     facts = look(cloud, config, identity, check_region=check_region, token=context.token, ui=ui)
     try:
         journal.begin(
@@ -336,7 +340,7 @@ def _provision(
         for command in commands:
             if warning := digit_warning("pre_mount_commands", command, disk):
                 ui.message(warning)
-        phases.do("pre_mount_commands", lambda: _run(host, commands, token=token, ui=ui))
+        phases.do("pre_mount_commands", lambda: _run_on_disk(host, commands, disk, token, ui))
 
     partition = phases.do(
         "find partition",
@@ -410,6 +414,14 @@ def _run_provisioners(
         if context.config.packer.on_error != "abort":
             context.provisioners.clean_up(communicator, data)
         raise
+
+
+def _run_on_disk(host: Host, commands: list[str], disk: Disk, token: CancelToken, ui: Ui) -> None:
+    """One command may make the partitions that the next one formats."""
+    table = partition_table(disk, host=host, token=token)
+    for command in commands:
+        _run(host, [command], token=token, ui=ui)
+        table = settle_partitions(disk, table, host=host, token=token)
 
 
 def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None:

@@ -26,15 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             from packer_plugin_osc_chroot.host import agent
 
             return agent.main(argv[1:])
-        case ["reclaim"]:
-            from packer_plugin_osc_chroot.reclaim import command as reclaim
-
-            return reclaim.main(argv[1:])
         case ["doctor"]:
             signal.signal(signal.SIGINT, _end_quietly)
             from packer_plugin_osc_chroot.doctor import command as doctor
 
             return doctor.main(argv[1:])
+        case ["reclaim"]:
+            from packer_plugin_osc_chroot.reclaim import command as reclaim
+
+            return reclaim.main(argv[1:])
     import argparse
     from pathlib import Path
 
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="serve Packer's plugin (started by the plugin)")
     serve.add_argument("--socket", type=Path, required=True, help="where to listen")
-    commands.add_parser("reclaim", help="undo what builds left that were killed")
     commands.add_parser("doctor", help="say what would stop a build on this machine")
+    commands.add_parser("reclaim", help="undo what builds left that were killed")
     commands.add_parser("localcloud", help="rehearse a template on a simulated Region")
     arguments = parser.parse_args(argv)
     # gRPC logs what is no concern of users, such as a peer that went away.

@@ -10,6 +10,14 @@ from typing import Any
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
 from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
 from packer_plugin_osc_chroot.options.duration import format_duration
+from packer_plugin_osc_chroot.options.filters import (
+    API_FILTERS,
+    TAG_PREFIX,
+    TAGS,
+    ApiFilter,
+    Shape,
+)
+from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA
 from packer_plugin_osc_chroot.version import VERSION
 
 COMPONENTS = Path("shim/internal/components/components.json")
@@ -48,6 +56,7 @@ def _spec(table: type) -> dict[str, Any]:
 def reference() -> str:
     """The reference page of the builder's options (Markdown)."""
     rows = options_of(Config)
+    shown: dict[type, str] = {}
     required = [row for row in rows if row.required]
     optional = [row for row in rows if not row.required]
     lines = [
@@ -57,17 +66,43 @@ def reference() -> str:
         "",
         "## Required",
         "",
-        *(_entry(row) for row in required),
+        *(_entry(row, shown) for row in required),
         "",
         "## Optional",
         "",
-        *(_entry(row) for row in optional),
+        *(_entry(row, shown) for row in optional),
+        "",
+        "## Filters of `source_omi_filter`",
+        "",
+        "| API | other names | values |",
+        "| --- | --- | --- |",
+        *(_filter_row(each) for each in API_FILTERS),
+        "",
+        "## Build data",
+        "",
+        "Provisioners and post-processors see, as `build.NAME` in HCL2 and ``{{build `NAME`}}`` in"
+        " JSON:",
+        "",
+        *(f"- `{name}` - {doc}" for name, doc in GENERATED_DATA.items()),
         "",
     ]
     return "\n".join(lines)
 
 
-def _entry(row: Option, indent: str = "") -> str:
+def _filter_row(each: ApiFilter) -> str:
+    values = [f"`{value}`" for value in each.choices]
+    values += [f"`{older}` stands for `{today}`" for older, today in each.renamed.items()]
+    if each.shape is not Shape.STRINGS:
+        values = [each.shape.value]
+    names = [f"`{name}`" for name in each.older]
+    if each is TAGS:
+        names.append(f"`{TAG_PREFIX}KEY` for the value of one tag")
+    older = ", ".join(names)
+    return f"| `{each.name}` | {older} | {', '.join(values)} |".replace("|  |", "| |")
+
+
+def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:
+    """One row, and below it what is inside its block. `shown`: which option has shown a table."""
     text = f"{indent}- `{row.name}` ({row.kind.value}) - {row.doc}"
     if row.kind is Kind.DURATION:
         text += f" Default: `{format_duration(row.default)}`."
@@ -86,10 +121,13 @@ def _entry(row: Option, indent: str = "") -> str:
     if row.older:
         older = ", ".join(f"`{name}`" for name in row.older)
         text += f" Older spelling: {older}."
-    lines = [text]
-    if row.table:
-        lines += [_entry(inner, indent + "  ") for inner in options_of(row.table)]
-    return "\n".join(lines)
+    if row.table is None:
+        return text
+    if first := shown.get(row.table):
+        return f"{text} Each as in `{first}`."
+    shown[row.table] = row.name
+    inside = (_entry(inner, shown, indent + "  ") for inner in options_of(row.table))
+    return "\n".join((text, *inside))
 
 
 def write(root: Path) -> None:

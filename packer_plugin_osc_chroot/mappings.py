@@ -56,6 +56,11 @@ def plan_root_mapping(
     }
     if volume_type == "io1":
         bsu["Iops"] = device.iops or volume.iops
+        if not bsu["Iops"]:
+            raise BuildError(
+                f"{path}.iops: required with the volume type io1, as the volume built on has none",
+                hint="Set it, or choose gp2 or standard",
+            )
     return {"DeviceName": ROOT_DEVICE, "Bsu": bsu}
 
 

@@ -17,7 +17,11 @@ from packer_plugin_osc_chroot.mappings import (
 )
 from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.blocks import BlockDevice
-from packer_plugin_osc_chroot.options.config import DEFAULT_COMMAND_WRAPPER, Config
+from packer_plugin_osc_chroot.options.config import (
+    DEFAULT_COMMAND_WRAPPER,
+    DEFAULT_SCRATCH_VOLUME_TYPE,
+    Config,
+)
 from packer_plugin_osc_chroot.resources.image import ImageRequest, SourceImage
 from packer_plugin_osc_chroot.resources.sharing import (
     Permissions,
@@ -33,10 +37,6 @@ from packer_plugin_osc_chroot.template.engine import (
     TemplateError,
     compile_template,
 )
-
-# CreateVolume, Iops: at most, and at most for each GiB.
-MAX_IOPS = 13_000
-IOPS_PER_GIB = 300
 
 # What core expects in a hook's data. A chroot has no address and no connection; a name that is
 # missing here would show as an error text in templates (see the SDK's PopulateProvisionHookData).
@@ -177,7 +177,7 @@ def _plan_root_volume(
     """`device` is the template's mapping of the root, which a build from scratch starts from."""
     if source is None:
         size = config.root_volume_size or device.volume_size
-        volume_type = config.root_volume_type or device.volume_type or "gp2"
+        volume_type = config.root_volume_type or device.volume_type or DEFAULT_SCRATCH_VOLUME_TYPE
         given = device.iops
     else:
         size = _plan_size(config, source)
@@ -186,7 +186,7 @@ def _plan_root_volume(
     if volume_type != "io1":
         return RootVolume(size, volume_type, 0)
     iops = config.root_volume_iops or given
-    most = min(MAX_IOPS, IOPS_PER_GIB * size)
+    most = min(checks.MAX_IOPS, checks.MAX_IOPS_PER_GIB * size)
     if not 0 < iops <= most:
         raise BuildError(
             f"root_volume_iops: a root volume of {size} GiB and the type io1 needs 1 to {most}"

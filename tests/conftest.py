@@ -1,4 +1,4 @@
-"""Options and fixtures shared by all tests. What they hand out is in guest_image, leaks, packer_run."""
+"""Options and fixtures shared by all tests; what they hand out is in the modules beside this one."""
 
 import os
 import secrets
@@ -15,6 +15,7 @@ from conformance import CONFORMANCE, Conformance
 from guest_image import make_guest_image
 from leaks import Machine
 from packer_run import Packer
+from sudo_user import SudoUser, made_sudo_user
 
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
@@ -153,6 +154,13 @@ def cloud(guest_image: Path, leak_check: Machine) -> Iterator[LocalCloud]:
         yield cloud
     assert cloud.leftovers() == []
     assert cloud.defects == []
+
+
+@pytest.fixture
+def sudo_user() -> Iterator[SudoUser]:
+    """A normal user whose one privilege is sudo."""
+    with made_sudo_user() as user:
+        yield user
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ class Machine:
     def __init__(self, temporary: Path) -> None:
         self.temporary = temporary
         self._before = _shared()
+        self._entries_before = {*temporary.iterdir()}
 
     def leaks(self) -> set[str]:
         """What is there now and was not, after it had time to go."""
@@ -37,7 +38,7 @@ class Machine:
     def _now(self) -> set[str]:
         own = {f"process {text}" for text in processes_of(self.temporary)}
         for entry in self.temporary.iterdir():
-            if not entry.name.startswith(_PACKERS):
+            if entry not in self._entries_before and not entry.name.startswith(_PACKERS):
                 own.add(f"temporary file {entry}")
         return own | (_shared() - self._before)
 

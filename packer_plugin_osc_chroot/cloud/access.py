@@ -17,11 +17,10 @@ from packer_plugin_osc_chroot.ui import Ui
 
 @dataclass(frozen=True)
 class Access:
-    """`is_given_endpoint`: the endpoint is not the Region's own."""
+    """The API, and the VM whose disks its volumes become."""
 
     cloud: Cloud
     identity: Identity
-    is_given_endpoint: bool
 
 
 def find_access(
@@ -47,4 +46,4 @@ def find_access(
             "region: not set, and not known without the metadata service", hint="Set region"
         )
     cloud = Cloud(credentials, region=region, journal=journal, shared=private_directory(environ))
-    return Access(cloud, identity, is_given_endpoint=bool(credentials.endpoint))
+    return Access(cloud, identity)

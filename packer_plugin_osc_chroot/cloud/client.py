@@ -62,6 +62,8 @@ class Cloud:
         self.region = region
         self.journal = journal or Journal()
         self.endpoint = credentials.endpoint_url(region)
+        # Whether it is another than the Region's own.
+        self.is_custom = bool(credentials.endpoint)
         self._budget = Budget(shared, account=f"{self.endpoint} {credentials.access_key}")
         host = urlsplit(self.endpoint).hostname or ""
         self._wait_times = WaitTimes(shared, endpoint=host)

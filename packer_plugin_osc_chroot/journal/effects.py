@@ -25,12 +25,12 @@ def traces_of(action: str, body: Mapping[str, Any]) -> dict[str, str] | None:
     if action not in _MADE:
         return None
     found = {name: str(body[name]) for name in _TRACES if body.get(name)}
-    if snapshots := snapshots_of(body):
+    if snapshots := snapshots_in(body):
         found["SnapshotId"] = snapshots[0]
     return found
 
 
-def snapshots_of(image: Mapping[str, Any]) -> list[str]:
+def snapshots_in(image: Mapping[str, Any]) -> list[str]:
     """The snapshots that the mappings of an image, or of a request for one, name."""
     bsus = [mapping.get("Bsu") or {} for mapping in image.get("BlockDeviceMappings") or ()]
     return [str(bsu["SnapshotId"]) for bsu in bsus if bsu.get("SnapshotId")]

@@ -1,12 +1,12 @@
 """The actions on volumes and their links."""
 
 from packer_plugin_osc_chroot.localcloud import assumptions, filters
+from packer_plugin_osc_chroot.localcloud.attacher import NameTaken
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.idempotence import remember_id, remembered_id
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.quotas import check_quota
 from packer_plugin_osc_chroot.localcloud.region import Region
-from packer_plugin_osc_chroot.localcloud.remains import NameTaken
 from packer_plugin_osc_chroot.localcloud.state import Account, Link, Volume, new_id
 
 
@@ -132,7 +132,7 @@ async def link_volume(region: Region, account: Account, parameters: Json) -> Jso
     if region.trouble.is_taken(slot):
         raise in_use
     try:
-        region.disks.reserve(slot)
+        region.attacher.reserve(slot)
     except NameTaken:
         raise in_use from None
     link = Link(vm_id=vm.vm_id, device_name=device_name, slot=slot)

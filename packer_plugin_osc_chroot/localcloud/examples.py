@@ -31,22 +31,22 @@ TROUBLE = """\
 stale_reads = 1.5                 # seconds
 taken_names = ["/dev/xvdb"]
 
-[[rate]]                          # per: platform, account or call
+[[rates]]                         # per: platform, account or call
 per = "account"
 calls_per_second = 5
 burst = 10
 
-[[fault]]                         # kind: 503, 429, 429-call, 500, reset, garbage or slow
+[[faults]]                        # kind: 503, 429, 429-call, 500, reset, garbage or slow
 action = "CreateVolume"
 kind = "503"
 nth = 1                           # from this call on, count of them; 0: all
 after = true                      # the action is done, its answer lost
 
-[[fate]]                          # end: error, never, or no-disk (of LinkVolume)
+[[fates]]                         # end: error, never, or no-disk (of LinkVolume)
 action = "CreateSnapshot"
 end = "error"
 
-[[refusal]]                       # refused for so long from its first call on
+[[refusals]]                      # refused for so long from its first call on
 action = "DeleteVolume"
 seconds = 10
 """

@@ -21,17 +21,16 @@ def check_access(values: Mapping[str, Any], environ: Mapping[str, str], report: 
             report.error(name, text)
     if problem := endpoint_problem(values.get("custom_endpoint_oapi", "")):
         report.error("custom_endpoint_oapi", problem)
-    # A certificate may have its key in the same file.
-    if values.get("x509_key_path") and not values.get("x509_cert_path"):
-        if not report.has_failed("x509_cert_path") and not from_environment(environ, "x509_cert"):
+    # What a profile holds is not read before the build.
+    for name, key, with_ in (
+        # A certificate may have its key in the same file, so it goes without x509_key_path.
+        ("x509_cert_path", "x509_cert", "x509_key_path"),
+        ("access_key", "access_key", "token"),
+    ):
+        there = values.get(name) or values.get("profile") or from_environment(environ, key)
+        if values.get(with_) and not there and not report.has_failed(name):
             report.error(
-                "x509_cert_path",
-                "required with x509_key_path, and set neither here nor in the environment",
-            )
-    if values.get("token") and not report.has_failed("access_key"):
-        if not values.get("access_key") and not from_environment(environ, "access_key"):
-            report.error(
-                "access_key", "required with token, and set neither here nor in the environment"
+                name, f"required with {with_}, and set neither here nor in the environment"
             )
     if (code := values.get("mfa_code")) and not holds_unknown(code):
         report.error("mfa_code", f"{MFA_PROBLEM}; remove it")

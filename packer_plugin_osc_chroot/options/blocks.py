@@ -114,11 +114,10 @@ class BlockDevice(Block):
             for name in volume:
                 yield name, "cannot go with virtual_name, which stands in place of a volume"
             return
-        # Without a type of its own it may be the root device, whose type another option gives.
-        if self.volume_type and (
-            problem := iops_problem(self.volume_type, self.iops, self.volume_size)
-        ):
-            yield "iops", problem
+        # What is not set here may be the root device's, which other options give.
+        if self.volume_type and self.iops:
+            if problem := iops_problem(self.volume_type, self.iops, self.volume_size):
+                yield "iops", problem
 
 
 def iops_problem(volume_type: str, iops: int, size: int) -> str | None:

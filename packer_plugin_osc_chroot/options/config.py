@@ -67,7 +67,10 @@ class Config:
         "The session token that belongs to a temporary `access_key`.", default="", secret=True
     )
     mfa_code: str = option(
-        "The code of a multi-factor authentication device.", default="", secret=True
+        "Refused: the OUTSCALE API takes no code of a multi-factor authentication device with an"
+        " access key. Accounts that ask for more than a key take a client certificate.",
+        default="",
+        secret=True,
     )
     profile: str = option(
         "The profile to use of the profile file. Default: the environment's `OSC_PROFILE`, then"

@@ -15,10 +15,10 @@ TAG_PREFIX = "tag:"
 
 
 class Shape(enum.Enum):
-    """What the API takes for a filter."""
+    """What is compared. The API takes lists of texts and numbers."""
 
-    STRINGS = "a list of strings"
-    INTEGERS = "a list of whole numbers"
+    STRINGS = "a text"
+    INTEGERS = "a whole number"
     BOOLEAN = "true or false"
 
 
@@ -86,7 +86,7 @@ API_FILTERS: tuple[ApiFilter, ...] = (
 _BY_NAME: Mapping[str, ApiFilter] = {
     name: each for each in API_FILTERS for name in (each.name, *each.older)
 }
-_TAGS = _BY_NAME["Tags"]
+TAGS = _BY_NAME["Tags"]
 
 
 class FilterProblem(Exception):
@@ -169,7 +169,7 @@ def _find(name: str) -> ApiFilter:
     if name.startswith(TAG_PREFIX):
         if name == TAG_PREFIX:
             raise FilterProblem("must be tag:KEY, found no key")
-        return _TAGS
+        return TAGS
     if found := _BY_NAME.get(name):
         return found
     near = difflib.get_close_matches(name, [*_BY_NAME, f"{TAG_PREFIX}KEY"], n=1, cutoff=0.6)

@@ -21,16 +21,17 @@ from packer_plugin_osc_chroot.options.rules import Rules
 from packer_plugin_osc_chroot.options.tables import read_rows
 from packer_plugin_osc_chroot.template.engine import Scope
 
-GENERATED_VARS = (
-    "BuildRegion",
-    "Device",
-    "MountPath",
-    "PartitionDevice",
-    "SourceOMI",
-    "SourceOMIName",
-    "SourceOMITags",
-)
-"""What templates may use as `build.NAME` beside core's own names."""
+GENERATED_DATA: Mapping[str, str] = {
+    "BuildRegion": "the Region of the build",
+    "Device": "the path of the disk that is built on",
+    "MountPath": "where its root filesystem is mounted on this VM",
+    "PartitionDevice": "the path of the partition with that filesystem",
+    "SourceOMI": "the source OMI's id; empty with `from_scratch`, as the next two",
+    "SourceOMIName": "the source OMI's name",
+    "SourceOMITags": "the source OMI's tags, as JSON text: `try(jsondecode(build.SourceOMITags), {})`"
+    " makes a map of it",
+}
+"""What templates may use as `build.NAME` beside core's own names, and what each is."""
 
 
 @dataclasses.dataclass(frozen=True)

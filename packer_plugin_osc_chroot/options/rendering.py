@@ -40,7 +40,10 @@ def rendered(
     values = {}
     for name, value in raw.items():
         if row := by_name.get(name):
-            value = _render(value, name, row, scope, report)
+            try:
+                value = _render(value, name, row, scope, report)
+            except RecursionError:
+                report.error(name, "is nested too deep")
         if not report.has_failed(name):
             values[name] = value
     return values

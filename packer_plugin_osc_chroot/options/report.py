@@ -2,6 +2,8 @@
 
 import dataclasses
 
+_MAX_MESSAGE = 2_000
+
 
 @dataclasses.dataclass
 class Report:
@@ -20,11 +22,11 @@ class Report:
         self._written[path] = written
 
     def error(self, path: str, problem: str) -> None:
-        self.errors.append(f"{self._as_written(path)}: {problem}")
+        self.errors.append(_bounded(f"{self._as_written(path)}: {problem}"))
         self.fail(path)
 
     def warn(self, path: str, problem: str) -> None:
-        self.warnings.append(f"{self._as_written(path)}: {problem}")
+        self.warnings.append(_bounded(f"{self._as_written(path)}: {problem}"))
 
     def fail(self, path: str) -> None:
         """Marks a path whose error has been given under another one."""
@@ -40,6 +42,11 @@ class Report:
             if _is_at_or_below(path, own):
                 return written + path.removeprefix(own)
         return path
+
+
+def _bounded(message: str) -> str:
+    """A message quotes what it is about, and that may have any length."""
+    return message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}…"
 
 
 def _is_at_or_below(path: str, top: str) -> bool:

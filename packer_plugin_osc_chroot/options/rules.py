@@ -128,7 +128,7 @@ class Rules:
             self._report.warn(
                 "root_device_name",
                 f'"{root_name}" is registered as {devices.ROOT}, the only name that OUTSCALE has for'
-                " root devices; write that",
+                f" root devices; write {devices.ROOT} here and in the mapping",
             )
         return True
 
@@ -162,24 +162,17 @@ class Rules:
     def _root_problems(self, device: BlockDevice) -> Iterator[tuple[str, str]]:
         for name in ("no_device", "virtual_name", "snapshot_id"):
             if getattr(device, name):
-                yield (
-                    name,
-                    (
-                        "cannot be set for the root device, whose volume is made from the new snapshot"
-                    ),
-                )
+                yield name, "cannot be set for the root device, which gets the new snapshot"
         size = self._get("root_volume_size") or 0
         if device.volume_size and device.volume_size < size:
-            yield (
-                "volume_size",
-                (f"must be at least root_volume_size, {size} GiB, found {device.volume_size}"),
-            )
-        if device.iops and not device.volume_type:
-            volume_type = self._get("root_volume_type")
-            if volume_type and (
-                problem := iops_problem(volume_type, device.iops, device.volume_size or size)
-            ):
-                yield "iops", problem
+            problem = f"must be at least root_volume_size, {size} GiB, found {device.volume_size}"
+            yield "volume_size", problem
+        volume_type = self._get("root_volume_type") or ""
+        if device.iops and not device.volume_type and volume_type:
+            if found := iops_problem(volume_type, device.iops, device.volume_size or size):
+                yield "iops", found
+        if device.volume_type == "io1" and not device.iops and volume_type not in ("", "io1"):
+            yield "iops", f"required with volume type io1, as the volume built on is {volume_type}"
 
     def _check_vm(self) -> None:
         if self._values.get("skip_metadata_api_check"):
@@ -214,16 +207,16 @@ class Rules:
 
 def _other_problems(device: BlockDevice) -> Iterator[tuple[str, str]]:
     if not devices.is_mappable(device.device_name):
-        yield (
-            "device_name",
-            (
-                f"must be {devices.ROOT} for the root device, else sdX or xvdX with X one or two"
-                f' letters from b on, found "{device.device_name}"'
-            ),
+        problem = (
+            f"must be {devices.ROOT} for the root device, else sdX or xvdX with X one or two letters"
+            f' from b on, found "{device.device_name}"'
         )
+        yield "device_name", problem
     if device.no_device or device.virtual_name:
         return
     if device.iops and not device.volume_type:
         yield "volume_type", "required with iops: io1"
+    if device.volume_type == "io1" and not device.iops:
+        yield "iops", "required with volume type io1"
     if not device.volume_size and not device.snapshot_id:
         yield "volume_size", "required without snapshot_id"

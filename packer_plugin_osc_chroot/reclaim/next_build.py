@@ -49,6 +49,7 @@ def undo_dead_builds(
             ui.say(f"Undoing what {title(story)} left...")
             seconds = _AGAIN_SECONDS if story.end == "failed" else UNDO_SECONDS
             failures = undo_story(story, cloud, host=host, ui=ui, token=token, seconds=seconds)
+            token.check()
             if failures:
                 journal.failed()
                 left += [str(failure) for failure in failures]

@@ -11,7 +11,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.journal.effects import snapshots_of
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.journal.marks import Mark, read_mark
 from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 from packer_plugin_osc_chroot.resources.volume import delete_volume
@@ -89,4 +89,4 @@ def _used(cloud: Cloud, snapshot_ids: list[str], *, token: CancelToken) -> set[s
     """Those that are part of an OMI, of whoever shows it."""
     filters = {"BlockDeviceMappingSnapshotIds": snapshot_ids}
     images = cloud.pages("ReadImages", "Images", token=token, Filters=filters)
-    return {snapshot_id for image in images for snapshot_id in snapshots_of(image)}
+    return {snapshot_id for image in images for snapshot_id in snapshots_in(image)}

@@ -12,14 +12,15 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import instance_of
-from packer_plugin_osc_chroot.host.disk_search import disk_of_link
+from packer_plugin_osc_chroot.host.disk_search import find_again
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.host.mounts import remove_dirs, unmount_root
 from packer_plugin_osc_chroot.host.process import end_family
 from packer_plugin_osc_chroot.host.procfs import Family, command_line, read_process
-from packer_plugin_osc_chroot.journal.effects import snapshots_of
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.journal.journal import boot_id
 from packer_plugin_osc_chroot.journal.story import Effect, Story
+from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.resources.former_image import bring_back
 from packer_plugin_osc_chroot.resources.image import find_by_snapshot, image_removal
 from packer_plugin_osc_chroot.resources.link import undo_link
@@ -105,7 +106,7 @@ def _remove_copy(
 def _bring_back(cloud: Cloud, image: Mapping[str, Any], ui: Ui, token: CancelToken) -> None:
     """Unless it is there: it had not gone, or has come back already."""
     name, account_id = str(image["ImageName"]), str(image.get("AccountId", ""))
-    for snapshot_id in snapshots_of(image)[:1]:
+    for snapshot_id in snapshots_in(image)[:1]:
         if find_by_snapshot(cloud, name, account_id, snapshot_id, token=token) is None:
             gone = Attempt(resource_id=str(image["ImageId"]), may_stand=True)
             bring_back(cloud, image, gone, ui=ui, token=token)
@@ -146,15 +147,15 @@ def _unmount(story: Story, *, host: Host, ui: Ui, token: CancelToken) -> None:
 def _unlink(
     story: Story, effect: Effect, cloud: Cloud, host: Host, ui: Ui, token: CancelToken
 ) -> None:
-    name = effect.traces.get("DeviceName", "")
+    volume_id, name = effect.traces["VolumeId"], effect.traces.get("DeviceName", "")
     undo_link(
         cloud,
-        effect.traces["VolumeId"],
+        volume_id,
         vm_id=effect.traces.get("VmId", ""),
         name=name,
-        disk=_disk(story, effect.traces["VolumeId"], name),
-        timeout=UNDO_SECONDS,
+        disk=_disk(story, volume_id, name),
         host=host,
+        timeout=Config.link_timeout,
         ui=ui,
         token=token,
     )
@@ -167,7 +168,7 @@ def _disk(story: Story, volume_id: str, api_name: str) -> Path | None:
     if story.disk is None:
         return None
     # It may have another node now, and somebody may have mounted it.
-    return disk_of_link(volume_id, api_name, size=story.disk.size)
+    return find_again(volume_id, api_name=api_name, size=story.disk.size)
 
 
 def _disk_is_there(story: Story) -> bool:

@@ -10,7 +10,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map, create_tags
 from packer_plugin_osc_chroot.cloud.wait import sent_once
 from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
-from packer_plugin_osc_chroot.journal.effects import snapshots_of
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.image import (
     Json,
@@ -76,7 +76,7 @@ def _deregister(cloud: Cloud, image: Json, *, phases: Phases, token: CancelToken
 
 
 def _lost(image: Json) -> str:
-    snapshots = ", ".join(snapshots_of(image))
+    snapshots = ", ".join(snapshots_in(image))
     return (
         f'the former OMI "{image.get("ImageName")}" ({image["ImageId"]}), deregistered;'
         f" its snapshots are there: {snapshots}"
@@ -160,7 +160,7 @@ def delete_former_snapshots(
     """
     token = CancelToken(deadline=_SNAPSHOT_SECONDS, reason="the API did not allow it in time")
     gone = {str(image["ImageId"]) for image in former}
-    wanted = [each for image in former for each in snapshots_of(image) if each not in in_use]
+    wanted = [each for image in former for each in snapshots_in(image) if each not in in_use]
     if not wanted:
         return
     try:
@@ -188,7 +188,7 @@ def _users(
         snapshot_id: image["ImageId"]
         for image in images
         if image["ImageId"] not in gone
-        for snapshot_id in snapshots_of(image)
+        for snapshot_id in snapshots_in(image)
     }
 
 

@@ -11,7 +11,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
-from packer_plugin_osc_chroot.journal.effects import snapshots_of
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
@@ -81,7 +81,7 @@ class ImageRequest:
     @property
     def snapshot_ids(self) -> list[str]:
         """The snapshots that it names beside the new one."""
-        return snapshots_of({"BlockDeviceMappings": self.other_mappings})
+        return snapshots_in({"BlockDeviceMappings": self.other_mappings})
 
 
 def parse_source(image: Json) -> SourceImage:
@@ -203,18 +203,6 @@ def register_image(
     return attempt.resource_id
 
 
-def image_removal(cloud: Cloud, name: str, account_id: str, snapshot_id: str) -> Removal:
-    """How an image goes that was made with that name from that snapshot."""
-    return Removal(
-        kind="OMI",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed=f'named "{name}"',
-        find=lambda undo: find_by_snapshot(cloud, name, account_id, snapshot_id, token=undo),
-        delete=lambda key, undo: delete_image(cloud, key, token=undo),
-    )
-
-
 def create_image(cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelToken) -> str:
     """CreateImage, sent anew while a name that was just given up is refused as taken."""
     begun = time.monotonic()
@@ -226,6 +214,18 @@ def create_image(cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelTo
                 raise
             log.info("the name is not free yet: %s", error)
             token.sleep(0.5)
+
+
+def image_removal(cloud: Cloud, name: str, account_id: str, snapshot_id: str) -> Removal:
+    """How an image goes that was made with that name from that snapshot."""
+    return Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'named "{name}"',
+        find=lambda undo: find_by_snapshot(cloud, name, account_id, snapshot_id, token=undo),
+        delete=lambda key, undo: delete_image(cloud, key, token=undo),
+    )
 
 
 def wait_for_image(
@@ -264,6 +264,6 @@ def find_by_snapshot(
 ) -> str | None:
     """The id of the image of that name that uses the snapshot, if there is one."""
     for image in images_named(cloud, name, account_id, token=token):
-        if snapshot_id in snapshots_of(image) and image.get("ImageId") != other_than:
+        if snapshot_id in snapshots_in(image) and image.get("ImageId") != other_than:
             return str(image["ImageId"])
     return None

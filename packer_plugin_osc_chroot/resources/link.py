@@ -19,6 +19,7 @@ from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names, letters
 from packer_plugin_osc_chroot.host.disk import (
+    GIB,
     Disk,
     block_size,
     disks,
@@ -29,7 +30,6 @@ from packer_plugin_osc_chroot.host.disk import (
 from packer_plugin_osc_chroot.host.disk_search import (
     UnprovedDisk,
     check_content,
-    disk_of_link,
     find_disk,
 )
 from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
@@ -88,8 +88,8 @@ def linked_volume(
                 cloud, volume_id, attempt, vm_id=vm_id, alone=True, token=token, ui=ui
             )
         attempt.disk_path = disk.path
-        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
         check_content(host, disk, is_empty=is_empty, token=token)
+        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
         named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
         ui.message(f"Disk: {disk.path}{named}")
         yield disk
@@ -102,8 +102,8 @@ def linked_volume(
                 vm_id=vm_id,
                 name=attempt.name,
                 disk=attempt.disk_path,
-                timeout=timeout,
                 host=host,
+                timeout=timeout,
                 ui=ui,
                 token=undo_token(),
             )
@@ -116,12 +116,12 @@ def undo_link(
     vm_id: str,
     name: str,
     disk: Path | None,
-    timeout: float,
     host: Host,
+    timeout: float,
     ui: Ui,
     token: CancelToken,
 ) -> None:
-    """Unlink a volume, once nothing has its disk, within `timeout` seconds. Raises UndoError."""
+    """Unlink a volume, once nothing has its disk; `timeout` in seconds. Raises UndoError."""
     try:
         if disk is not None:
             _await_free(host, disk, token=token, ui=ui)
@@ -160,7 +160,7 @@ def _linked_disk(
 ) -> Disk:
     """Link and find the disk; `alone`: while no other build does. Raises UnprovedDisk."""
     with appearing(token, ui=ui, alone=alone) as others:
-        with disk_sign(lambda: _is_there(volume_id, attempt)) as sign:
+        with disk_sign(lambda: _is_there(attempt)) as sign:
             pace = _link(cloud, volume_id, attempt, vm_id=vm_id, sign=sign, token=token, ui=ui)
             if pace is not None:
                 wait_for(
@@ -244,17 +244,16 @@ def _link(
         return None
 
 
-def _is_there(volume_id: str, attempt: "_Attempt") -> bool:
-    """Whether a disk by the link's own name is here; `find_disk` knows other ways too.
-
-    Asked often, so names are looked at before disks are.
-    """
+def _is_there(attempt: "_Attempt") -> bool:
+    """Whether a disk by the link's own name is here: a sign, where `find_disk` proves."""
     x = letters(attempt.name)
-    nodes = (f"/dev/xvd{x}", f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sd{x}")
-    if not x or not any(os.path.exists(node) for node in nodes):
+    if not x:
         return False
-    disk = disk_of_link(volume_id, attempt.name, size=attempt.size)
-    return disk is not None and attempt.disks_before.get(disk) != instance_of(disk)
+    for name in (f"xvd{x}", f"disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sd{x}"):
+        node = Path(os.path.realpath(f"/dev/{name}"))
+        if block_size(node) == attempt.size * GIB:
+            return attempt.disks_before.get(node) != instance_of(node)
+    return False
 
 
 def _send_link(cloud: Cloud, volume_id: str, name: str, *, vm_id: str, token: CancelToken) -> None:

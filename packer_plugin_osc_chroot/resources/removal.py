@@ -61,6 +61,7 @@ class Removal:
         token = token or undo_token()
         try:
             if not attempt.resource_id:
+                ui.say(f"Looking for the {self.describe(attempt)}, which may have been made...")
                 attempt.resource_id = look_for(lambda: self.find(token), token=token) or ""
             if attempt.resource_id:
                 ui.say(f"Deleting {self.describe(attempt)}...")

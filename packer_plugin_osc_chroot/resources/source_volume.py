@@ -14,7 +14,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden, is_missing
 from packer_plugin_osc_chroot.cloud.wait import sent_once
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
-from packer_plugin_osc_chroot.journal.effects import snapshots_of
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.resources.image import (
     SourceImage,
     create_image,
@@ -111,7 +111,7 @@ def copied_image(
             )
         ui.message(f"Copy: {attempt.resource_id}")
         shown = wait_for_image(cloud, attempt.resource_id, timeout=timeout, token=token, ui=ui)
-        for snapshot_id in snapshots_of(shown):
+        for snapshot_id in snapshots_in(shown):
             cloud.journal.owns_snapshot(snapshot_id)
         yield parse_source(shown)
     finally:
@@ -153,7 +153,7 @@ def _delete_copy(
 ) -> None:
     """Note its snapshots, then delete the image."""
     image = read_image(cloud, image_id, token=token)
-    snapshot_ids += snapshots_of(image or {})
+    snapshot_ids += snapshots_in(image or {})
     delete_image(cloud, image_id, token=token)
 
 

@@ -13,7 +13,7 @@ from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME
 from packer_plugin_osc_chroot.options.decode import load_json
-from packer_plugin_osc_chroot.options.prepare import GENERATED_VARS, Prepared, prepare
+from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA, Prepared, prepare
 from packer_plugin_osc_chroot.redaction import RedactingUi
 from packer_plugin_osc_chroot.service.registry import (
     OpenCommunicator,
@@ -44,13 +44,16 @@ class BuilderService(rpc.BuilderServicer):
                 f"there is no {component[0]} {component[1]}: the shim and the service are of"
                 " different versions",
             )
-        raw_configs = [load_json(raw) for raw in request.raw_configs]
+        try:
+            raw_configs = [load_json(raw) for raw in request.raw_configs]
+        except RecursionError:
+            return pb.PrepareResponse(errors=["an option's value is nested too deep"])
         prepared = prepare(raw_configs, started_at=registry.started_at, environ=registry.environ)
         registry.redact.add(prepared.secrets)
         with registry.lock:
             registry.builders[request.builder_id] = PreparedBuilder(prepared, CancelToken())
         return pb.PrepareResponse(
-            generated_vars=GENERATED_VARS,
+            generated_vars=GENERATED_DATA,
             warnings=[registry.redact(warning) for warning in prepared.warnings],
             errors=[registry.redact(error) for error in prepared.errors],
         )

@@ -45,8 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
         "from_scratch": True,
         "root_volume_size": 1,
         "pre_mount_commands": (
-            "echo 'start=1MiB, type=83' | sfdisk --quiet {{.Device}}",
-            "udevadm settle 2>&1 || partx --update {{.Device}} || true",
+            "parted -s {{.Device}} mklabel msdos mkpart primary 1M 100%",
             "mkfs.ext4 -q {{.Device}}1",
         ),
     },

@@ -197,6 +197,7 @@ def test_nothing_is_ignored_where_packer_is_forced() -> None:
         {"device_name": "/dev/xvdf", "no_device": True},
         {"device_name": "/dev/sda1", "volume_type": "gp2", "delete_on_vm_deletion": False},
         {"device_name": "sda1", "volume_size": 100},
+        {"device_name": "/dev/sda1", "volume_type": "io1"},
     ],
 )
 def test_right_mappings(mapping: Mapping[str, Any]) -> None:
@@ -216,6 +217,7 @@ def test_right_mappings(mapping: Mapping[str, Any]) -> None:
         {"region": "eu-west-2", "subregion": "eu-west-2b"},
         {"access_key": "a", "secret_key": "b", "token": "t"},
         {"x509_cert_path": "/both.pem"},
+        {"profile": "mine", "token": "t", "x509_key_path": "/k.pem"},
         {"metadata_url": "http://127.0.0.1:8080"},
     ],
 )

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -179,3 +180,23 @@ def test_prepare_loads_nothing_that_only_a_build_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"omi_name": "{{" * 10_000},
+        {"omi_name": "{{" + "f" * 1_000_000 + "}}"},
+        {"omi_name": "x" * 1_000_000},
+        {"tags": {"k" * 1_000_000: "{{range 1000000000}}{{end}}", "a": "{{nofunction}}"}},
+        {"x" * 1_000_000: 1},
+        {"omi_account_ids": ["me"] * 3_000},
+        {"omi_block_device_mappings": [{"device_name": "/dev/sdb", "volume_size": 1}] * 500},
+    ],
+    ids=lambda options: str(options)[:24],
+)
+def test_huge_values_are_answered_in_a_second_and_shortly(options: dict[str, Any]) -> None:
+    started = time.process_time()
+    result = prepared({**GOOD, **options})
+    assert time.process_time() - started < 1
+    assert result.errors and max(len(error) for error in result.errors) < 2_100

@@ -161,3 +161,23 @@ def test_what_prepare_says_holds_no_secret(server: Any) -> None:
     assert any(error.startswith("region: must be the name of a Region") for error in said)
     assert any(warning.startswith("region: .X is not known") for warning in said)
     assert not any("hunter22" in text for text in said)
+
+
+@pytest.mark.parametrize("depth", [50, 400, 900])
+def test_a_deep_value_is_an_error(server: Any, depth: int) -> None:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    (error,) = prepare(server, {**GOOD, "omi_groups": value}).errors
+    assert error.startswith("omi_groups")
+
+
+def test_a_value_too_deep_to_be_read(server: Any) -> None:
+    request = pb.PrepareRequest(
+        component=pb.Component(kind="builder", name="osc-chroot"),
+        builder_id="b1",
+        raw_configs=[b'{"omi_groups": ' + b"[" * 90_000 + b"]" * 90_000 + b"}"],
+    )
+    response, code, _ = unary(server, "Builder", "Prepare", request)
+    assert code is grpc.StatusCode.OK
+    assert response.errors == ["an option's value is nested too deep"]

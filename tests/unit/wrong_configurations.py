@@ -300,6 +300,9 @@ def wrong_devices() -> Iterator[Wrong]:
     ):
         path = f"{option}[0].{name}"
         yield several(path, "cannot be set for the root device", {**root, name: value})
+    fast = {**root, "volume_type": "io1"}
+    path = f"{option}[0].iops"
+    yield several(path, "as the volume built on is gp2", fast, root_volume_type="gp2")
     small = {**root, "volume_size": 5}
     path = f"{option}[0].volume_size"
     yield several(path, "must be at least root_volume_size", small, root_volume_size=10)
