@@ -115,6 +115,12 @@ test-vm: $(VENV)/.installed build packer $(BOOTABLE) | check-vm ## Builds in a V
 test-unit: $(VENV)/.installed ## The Python tests that need neither root nor a build
 	$(IN_VENV) -m pytest -m 'not root and not e2e and not vm'
 
+.PHONY: bench
+bench: $(VENV)/.installed build packer | check-test ## Speed and size beside their lower bounds (RUNS=5, BASE=file, RIVAL=plugin, ONLY=group)
+	$(or $(AS_ROOT),env) PYTHONPATH=tests PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m bench \
+	    --plugin=dist/$(PLUGIN) --packer=$(PACKER) --runs=$(or $(RUNS),5) \
+	    $(if $(BASE),--base=$(BASE)) $(if $(RIVAL),--rival=$(RIVAL)) $(addprefix --only=,$(ONLY))
+
 .PHONY: chaos
 chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point (CHAOS=0.5: half; SEED=…)
 	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) \

@@ -59,6 +59,7 @@ from packer_plugin_osc_chroot.resources.source_volume import (
     source_volume,
 )
 from packer_plugin_osc_chroot.template.engine import Scope
+from packer_plugin_osc_chroot.timeline import timeline
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -112,9 +113,17 @@ def build(context: Context) -> Result:
     config, ui, token = context.config, context.ui, context.token
     packer = config.packer
     journal = Journal(state_directory(context.environ))
-    with Phases(
-        ui=ui, token=token, debug=packer.debug, on_error=packer.on_error, journal=journal
-    ) as phases:
+    with (
+        timeline(context.environ, packer.build_name, ui=ui) as timings,
+        Phases(
+            ui=ui,
+            token=token,
+            debug=packer.debug,
+            on_error=packer.on_error,
+            journal=journal,
+            timings=timings,
+        ) as phases,
+    ):
         host = Host(plan_wrapper(config, context.scope), on_pid=journal.process)
         cloud, facts = phases.do("look", lambda: _look(context, host, journal))
         if has_journals(journal.directory):

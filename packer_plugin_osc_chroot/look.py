@@ -113,7 +113,8 @@ def look(
         source = None
         if image is not None:
             source = parse_source(image.result())
-            snapshot = pool.submit(read_snapshot, cloud, source.snapshot_id, token=own)
+            if not source.size:
+                source = _with_size(cloud, source, token=own)
         account_id = account.result()
         for former in _check_name(config, named.result(), account_id, ui=ui):
             checks.append(
@@ -121,8 +122,6 @@ def look(
             )
         for check in checks:
             check.result()
-        if source is not None:
-            source = _with_size(source, snapshot.result())
     if source is None:
         ui.message("Building from scratch, on an empty volume")
     else:
@@ -168,13 +167,13 @@ def wanted_source(config: Config) -> Wanted | None:
     )
 
 
-def _with_size(source: SourceImage, snapshot: Mapping[str, Any] | None) -> SourceImage:
-    """The size is that of the root's snapshot, where it is shown."""
+def _with_size(cloud: Cloud, source: SourceImage, *, token: CancelToken) -> SourceImage:
+    """For an OMI whose mapping does not tell its root's size: that of the snapshot."""
+    snapshot = read_snapshot(cloud, source.snapshot_id, token=token)
     if snapshot is None:
         log.info("snapshot %s of the source is not shown", source.snapshot_id)
-    elif snapshot.get("VolumeSize"):
-        return dataclasses.replace(source, size=int(snapshot["VolumeSize"]))
-    return source
+        return source
+    return dataclasses.replace(source, size=int(snapshot.get("VolumeSize") or 0))
 
 
 def _check_region(cloud: Cloud, token: CancelToken) -> None:

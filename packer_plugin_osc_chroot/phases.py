@@ -31,11 +31,15 @@ _kept_for_ever: list["_Entry"] = []
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """One row of the table at the end: seconds, and whether it ran beside others."""
+    """One row of the table at the end: seconds, and whether it ran beside others.
+
+    `begun` is of the kernel's monotonic clock, in seconds.
+    """
 
     name: str
     seconds: float
     beside: bool = False
+    begun: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +63,10 @@ class Phases:
         debug: bool = False,
         on_error: str = "",
         journal: Journal | None = None,
+        timings: list[Timing] | None = None,
     ) -> None:
-        self.timings: list[Timing] = []
+        """`timings` gets what each phase took."""
+        self.timings = [] if timings is None else timings
         # What could not be undone, in the order of time; each has been shown.
         self.failures: list[Exception] = []
         self._ui = ui
@@ -261,7 +267,7 @@ class Phases:
         try:
             return action()
         finally:
-            self.timings.append(Timing(name, time.monotonic() - begun, beside))
+            self.timings.append(Timing(name, time.monotonic() - begun, beside, begun))
 
     def _pause(self, name: str) -> None:
         if not self._debug:

@@ -26,17 +26,20 @@ def make_guest_tree(tree: Path) -> None:
     (tree / "etc" / "group").write_text("root:x:0:\n")
 
 
-def make_guest_image(directory: Path) -> Path:
-    """Make `guest.raw` in an empty directory: such a root in its only partition."""
+def make_guest_image(directory: Path, *, size: int = _SIZE) -> Path:
+    """Make `guest.raw` in an empty directory: such a root in its only partition.
+
+    `size` is the disk's, in bytes.
+    """
     tree = directory / "tree"
     make_guest_tree(tree)
     image = directory / "guest.raw"
     with open(image, "wb") as file:
-        file.truncate(_SIZE)
+        file.truncate(size)
     subprocess.run(
         ["sfdisk", "--quiet", str(image)], check=True, input=b"start=1MiB, type=83, bootable\n"
     )
-    blocks = f"{(_SIZE - _PARTITION_START) >> 10}k"
+    blocks = f"{(size - _PARTITION_START) >> 10}k"
     subprocess.run(
         ["mkfs.ext4", "-q", "-F", "-L", "root", "-d", str(tree)]
         + ["-E", f"offset={_PARTITION_START}", str(image), blocks],

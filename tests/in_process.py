@@ -83,7 +83,9 @@ def build_on(
     token: CancelToken | None = None,
     provisioner: Provisioner | None = None,
 ) -> Result:
-    """A build on the Region that the environment names."""
+    """A build on the Region that the environment names; what it learns goes with the Region."""
+    if own := environ.get("OSC_CONFIG_FILE"):
+        environ = {"XDG_CACHE_HOME": str(Path(own).with_name("cache")), **environ}
     return build(
         Context(
             config=config,

@@ -7,6 +7,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
+from packer_plugin_osc_chroot.cloud.private_files import private_directory
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.options.config import Config
@@ -44,4 +45,5 @@ def find_access(
         raise BuildError(
             "region: not set, and not known without the metadata service", hint="Set region"
         )
-    return Access(Cloud(credentials, region=region, journal=journal), identity)
+    cloud = Cloud(credentials, region=region, journal=journal, shared=private_directory(environ))
+    return Access(cloud, identity)

@@ -10,17 +10,21 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
 from osc_sdk_python.call import Call
 from osc_sdk_python.credentials import Endpoint, Profile
-from requests.adapters import HTTPAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
+from packer_plugin_osc_chroot.cloud.budget import Budget
+from packer_plugin_osc_chroot.cloud.connections import Connections
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
+from packer_plugin_osc_chroot.cloud.pace import Pace, Sign
+from packer_plugin_osc_chroot.cloud.wait_times import WaitTimes
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.journal.effects import tells_id
 from packer_plugin_osc_chroot.journal.journal import Journal
@@ -38,25 +42,32 @@ _RETRY_SECONDS = 120.0
 # The same as long as the endpoint has never answered: it is more likely wrong than down.
 _FIRST_RETRY_SECONDS = 6.0
 _RETRY_PAUSE = 15.0
-# One build asks a handful of things at a time.
-_CONNECTIONS = 16
 
 
 class Cloud:
     """Thread-safe. `region` is known by now; `close()` ends the connections.
 
-    Each call that makes something is in the journal before it is sent.
+    Each call that makes something is in the journal before it is sent. `shared` is a directory for what
+    the builds on this VM tell each other: how long waits take, and how fast they may call.
     """
 
     def __init__(
-        self, credentials: Credentials, *, region: str, journal: Journal | None = None
+        self,
+        credentials: Credentials,
+        *,
+        region: str,
+        journal: Journal | None = None,
+        shared: Path | None = None,
     ) -> None:
         self.region = region
         self.journal = journal or Journal()
         self.endpoint = credentials.endpoint_url(region)
         # Whether it is another than the Region's own.
         self.is_custom = bool(credentials.endpoint)
-        self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
+        self._budget = Budget(shared, account=f"{self.endpoint} {credentials.access_key}")
+        host = urlsplit(self.endpoint).hostname or ""
+        self._wait_times = WaitTimes(shared, endpoint=host)
+        self._session = _Session(credentials, host=host)
         self._call = _Call(
             profile=Profile(
                 access_key=credentials.access_key,
@@ -76,7 +87,10 @@ class Cloud:
         return abandonable(lambda: self._repeated(action, body, token), token=token, name=action)
 
     def trial(self, action: str, *, token: CancelToken, **body: Any) -> None:
-        """A DryRun: sent once, since nothing depends on it. Raises CloudError."""
+        """A DryRun: sent once at most, since nothing depends on it. Raises CloudError."""
+        if self._budget.is_tight:
+            log.info("DryRun of %s: left out, calls are being throttled", action)
+            return
         abandonable(lambda: self._once(action, {**body, "DryRun": True}), token=token, name=action)
 
     def one(
@@ -105,6 +119,15 @@ class Cloud:
             raise CloudError(f"{action}: the answer does not say what was made", action=action)
         return answer
 
+    def pace(self, kind: str, *, sign: Sign | None = None) -> Pace:
+        """The pace of a wait that begins now, of the kind that `kind` names."""
+        return Pace(
+            self._wait_times.of(kind),
+            learn=lambda seconds: self._wait_times.add(kind, seconds),
+            turn=self._budget.look_turn,
+            sign=sign,
+        )
+
     def pages(self, action: str, key: str, *, token: CancelToken, **body: Any) -> Iterator[Json]:
         """The resources below `key` of every page of a Read action."""
         while True:
@@ -124,6 +147,8 @@ class Cloud:
             if not isinstance(error, CloudError):
                 return False
             maybe_done = maybe_done or error.maybe_done
+            if is_throttled(error):
+                self._budget.throttled()
             again = error.status == 429 or repeatable and error.maybe_done
             if again:
                 log.info("%s: %s; trying again", action, error.message)
@@ -137,13 +162,17 @@ class Cloud:
             reraise=True,
         )
         try:
-            return retrying(self._once, action, body)
+            return retrying(self._in_turn, action, body, token)
         except BuildError as error:
             error.maybe_done = maybe_done
             raise
 
     def _patience(self) -> float:
         return _RETRY_SECONDS if self._session.answered else _FIRST_RETRY_SECONDS
+
+    def _in_turn(self, action: str, body: Mapping[str, Any], token: CancelToken) -> Json:
+        self._budget.call_turn(token)
+        return self._once(action, body)
 
     def _once(self, action: str, body: Mapping[str, Any]) -> Json:
         try:
@@ -196,6 +225,11 @@ def _resources(action: str, answer: Json, key: str) -> list[Json]:
     if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
         raise CloudError(f"{action}: the answer's {key} is no list of objects", action=action)
     return found
+
+
+def is_throttled(error: CloudError) -> bool:
+    """The account, or the whole platform (503 code 6), has had too many calls (API Throttling)."""
+    return error.status == 429 or error.status == 503 and "6" in error.codes
 
 
 def is_forbidden(error: CloudError) -> bool:
@@ -258,7 +292,7 @@ class _Session(requests.Session):
             # As OUTSCALE's clients send it: beside the signature, not part of it.
             self.headers["X-Osc-Security-Token"] = credentials.session_token
         for scheme in ("https://", "http://"):
-            self.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=_CONNECTIONS))
+            self.mount(scheme, Connections())
         if not credentials.verify:
             requests.packages.urllib3.disable_warnings()  # type: ignore[attr-defined]
 

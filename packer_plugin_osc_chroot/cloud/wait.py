@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import is_missing
+from packer_plugin_osc_chroot.cloud.pace import NOTICE_SHARE, Pace
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -18,9 +19,6 @@ T = TypeVar("T")
 LONGEST_SECONDS = 4 * 3600.0
 # Seconds between two lines about a wait that goes on.
 _REPORT_EVERY = 10.0
-# The end of a wait is noticed within this many seconds, or this share of its duration.
-_NOTICE_SECONDS = 0.25
-_NOTICE_SHARE = 1 / 40
 # Reads are eventually consistent: for this long something that was made may not be shown, and
 # something that is gone may be.
 SETTLE_SECONDS = 6.0
@@ -40,22 +38,26 @@ def wait_for(
     token: CancelToken,
     ui: Ui,
     missing_is: str = "",
+    pace: Pace | None = None,
 ) -> Mapping[str, Any]:
     """Read until the resource's state is one of `target`; returns the resource then.
 
     `read` gives None while the resource is not shown. The API is eventually consistent, so that is
     waited through, unless `missing_is` names the state that it stands for; but what was shown and is
-    not any more was removed by somebody. `deadline` is in seconds. Raises BuildError when a state of
-    `failed` is reached, the resource has vanished or the deadline passes, and Cancelled.
+    not any more was removed by somebody. `deadline` is in seconds, `pace` says when to look. Raises
+    BuildError when a state of `failed` is reached, the resource has vanished or the deadline passes,
+    and Cancelled.
     """
     begun = time.monotonic()
     reported = begun
-    pause = 0.05
+    pace = pace or Pace()
     last_state, last_shown = "", begun
+    pace.before_first(token)
     while True:
         resource = read()
         found = missing_is if resource is None else state(resource)
         if found and found in target:
+            pace.ended()
             return resource or {}
         shown = found or "not shown by the API"
         if found in failed:
@@ -73,13 +75,13 @@ def wait_for(
             raise BuildError(
                 f"{what}: still {shown} after {deadline:.0f} s, expected {_either(target)}"
             )
+        progress = resource.get("Progress") if resource else None
+        progress = progress if isinstance(progress, int) else None
         if now - reported >= _REPORT_EVERY:
             reported = now
-            progress = resource.get("Progress") if resource else None
-            percent = f", {progress}%" if isinstance(progress, int) else ""
+            percent = "" if progress is None else f", {progress}%"
             ui.message(f"{what}: {shown}{percent} ({now - begun:.0f} s)")
-        token.sleep(pause)
-        pause = min(pause * 1.5, max(_NOTICE_SECONDS, (now - begun) * _NOTICE_SHARE))
+        pace.before_next(token, progress=progress)
 
 
 def _either(states: Collection[str]) -> str:
@@ -128,7 +130,7 @@ def insist(
             token.sleep(pause)
         except Cancelled as cancelled:
             raise refusal or cancelled from None
-        longest = max(2.0, min((now - begun) * _NOTICE_SHARE, _REPORT_EVERY))
+        longest = max(2.0, min((now - begun) * NOTICE_SHARE, _REPORT_EVERY))
         pause = min(pause * 1.5, longest)
 
 

@@ -6,12 +6,16 @@ so that one which cannot tell its disk from theirs can wait until it is alone.
 A lock is a file in a directory that every user may write to. Nothing is ever written to it, and it
 stays: the kernel's lock on it goes with the process that holds it. Anybody could have put something
 else in its place, so it is opened without waiting and looked at before it counts.
+
+Who waits is queued by the kernel, in the order of coming (since Linux 5.0 the others wait behind the
+first, so that a release wakes only that one).
 """
 
 import errno
 import fcntl
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -32,6 +36,8 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # How long another user's new file may take to become readable for us.
 _READABLE_SECONDS = 2.0
 _LOOK_EVERY = 0.05
+# Between two looks whether a deadline has passed.
+_CHECK_EVERY = 0.2
 # Seconds of waiting for the lock before the user is told.
 _TELL_AFTER = 10.0
 
@@ -116,24 +122,70 @@ def _directory() -> Path:
 
 def _locked(path: Path, kind: int, *, token: CancelToken, ui: Ui) -> int:
     """The locked file, as a descriptor. Raises OSError, Cancelled."""
-    begun = time.monotonic()
-    told = False
     while True:
         lock = _open(path, token=token)
         try:
-            while not _try_lock(lock, kind):
-                if not told and time.monotonic() - begun > _TELL_AFTER:
-                    told = True
-                    ui.message(f"Waiting for other builds on this VM that are linking ({path})")
-                token.sleep(_LOOK_EVERY)
-            if _is_at(path, lock):
-                return lock
+            taken = _try_lock(lock, kind)
         except BaseException:
             os.close(lock)
             raise
+        if not taken:
+            _Queued(lock, kind).wait(path, token=token, ui=ui)
+        if _is_at(path, lock):
+            return lock
         # It was removed while we waited (by what tidies /tmp): others lock a new one.
         os.close(lock)
         token.check()
+
+
+class _Queued:
+    """Waits for the lock in a thread, since a cancel does not interrupt flock.
+
+    The descriptor is the thread's until it has the lock: it closes it where nobody waits any more.
+    """
+
+    def __init__(self, lock: int, kind: int) -> None:
+        self._lock = lock
+        self._kind = kind
+        self._over = threading.Event()
+        self._handing_over = threading.Lock()
+        self._taken = False
+        self._left = False
+        self._failure: OSError | None = None
+        threading.Thread(target=self._take, name="link lock", daemon=True).start()
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._lock, self._kind)
+        except OSError as error:
+            self._failure = error
+        with self._handing_over:
+            if self._left or self._failure is not None:
+                os.close(self._lock)
+            else:
+                self._taken = True
+        self._over.set()
+
+    def wait(self, path: Path, *, token: CancelToken, ui: Ui) -> None:
+        """Until the descriptor has the lock and is the caller's. Raises OSError, Cancelled."""
+        begun = time.monotonic()
+        told = False
+        try:
+            with token.on_cancel(self._over.set):
+                while not self._over.wait(_CHECK_EVERY):
+                    token.check()
+                    if not told and time.monotonic() - begun > _TELL_AFTER:
+                        told = True
+                        ui.message(f"Waiting for other builds on this VM that are linking ({path})")
+            token.check()
+        except BaseException:
+            with self._handing_over:
+                self._left = True
+                if self._taken:
+                    os.close(self._lock)
+            raise
+        if self._failure is not None:
+            raise self._failure
 
 
 def _try_lock(lock: int, kind: int) -> bool:

@@ -241,6 +241,7 @@ def wait_for_image(
         deadline=timeout,
         token=token,
         ui=ui,
+        pace=cloud.pace("OMI"),
     )
 
 

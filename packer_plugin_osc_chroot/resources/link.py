@@ -3,6 +3,7 @@ found, and everything unlinked again, but never from under a mount."""
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +12,29 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
 from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.pace import Pace, Sign
 from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names
-from packer_plugin_osc_chroot.host.disk import Disk, disks, instance_of, is_claimed, mounts_of
-from packer_plugin_osc_chroot.host.disk_search import UnprovedDisk, check_content, find_disk
+from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names, letters
+from packer_plugin_osc_chroot.host.disk import (
+    GIB,
+    Disk,
+    block_size,
+    disks,
+    instance_of,
+    is_claimed,
+    mounts_of,
+)
+from packer_plugin_osc_chroot.host.disk_search import (
+    UnprovedDisk,
+    check_content,
+    find_disk,
+)
 from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
+from packer_plugin_osc_chroot.host.uevents import disk_sign
 from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
@@ -28,6 +43,9 @@ from packer_plugin_osc_chroot.ui import Ui
 log = logging.getLogger(__name__)
 
 _SHOWN_SECONDS = 60.0
+# A link that takes less than that is waited for under the lock.
+_QUICK_SECONDS = 0.08
+_API_KNOWS_SECONDS = 0.03
 # Seconds between two looks whether the disk is still in use, and before the user is told of it.
 _FREE_EVERY = 0.1
 _FREE_TELL = 10.0
@@ -107,7 +125,7 @@ def undo_link(
     try:
         if disk is not None:
             _await_free(host, disk, token=token, ui=ui)
-        _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=token, ui=ui)
+        _unlink(cloud, volume_id, vm_id=vm_id, disk=disk, timeout=timeout, token=token, ui=ui)
     except BuildError as error:
         raise UndoError(
             f"volume {volume_id} stays linked to {vm_id} as {name}: {error.message}",
@@ -142,17 +160,20 @@ def _linked_disk(
 ) -> Disk:
     """Link and find the disk; `alone`: while no other build does. Raises UnprovedDisk."""
     with appearing(token, ui=ui, alone=alone) as others:
-        _link(cloud, volume_id, attempt, vm_id=vm_id, token=token, ui=ui)
-        wait_for(
-            f"link of volume {volume_id}",
-            lambda: read_volume(cloud, volume_id, token=token),
-            target=("attached",),
-            failed=("detaching", "detached"),
-            state=lambda volume: _link_state(volume, vm_id),
-            deadline=attempt.timeout,
-            token=token,
-            ui=ui,
-        )
+        with disk_sign(lambda: _is_there(attempt)) as sign:
+            pace = _link(cloud, volume_id, attempt, vm_id=vm_id, sign=sign, token=token, ui=ui)
+            if pace is not None:
+                wait_for(
+                    f"link of volume {volume_id}",
+                    lambda: read_volume(cloud, volume_id, token=token),
+                    target=("attached",),
+                    failed=("detaching", "detached"),
+                    state=lambda volume: _link_state(volume, vm_id),
+                    deadline=attempt.timeout,
+                    token=token,
+                    ui=ui,
+                    pace=pace,
+                )
 
         def is_alone() -> bool:
             """No other build here links, and whoever else uses the VM has linked nothing since."""
@@ -177,10 +198,14 @@ def _link(
     attempt: _Attempt,
     *,
     vm_id: str,
+    sign: Sign,
     token: CancelToken,
     ui: Ui,
-) -> None:
-    """LinkVolume under a free name, until the API shows that name as taken."""
+) -> Pace | None:
+    """LinkVolume under a free name, until the API shows that name as taken.
+
+    Returns the pace of what is still to be waited for; None where the volume is attached already.
+    """
     refusals: dict[str, CloudError] = {}
     while True:
         with link_lock(token, ui=ui):
@@ -198,7 +223,11 @@ def _link(
                 log.info("%s cannot be had, trying another name: %s", attempt.name, error)
                 refusals[attempt.name] = error
                 continue
-            wait_for(
+            pace = cloud.pace("link", sign=sign)
+            if pace.may_end_within(_QUICK_SECONDS) and sign(_QUICK_SECONDS, token):
+                # Then one look is enough, once the API knows what the kernel does.
+                token.sleep(_API_KNOWS_SECONDS)
+            volume = wait_for(
                 f"link of volume {volume_id} as {attempt.name}",
                 lambda: read_volume(cloud, volume_id, token=token),
                 target=("attaching", "attached"),
@@ -206,8 +235,24 @@ def _link(
                 deadline=_SHOWN_SECONDS,
                 token=token,
                 ui=ui,
+                pace=Pace(first=0.0),
             )
-            return
+        if _link_state(volume, vm_id) != "attached":
+            return pace
+        pace.ended()
+        return None
+
+
+def _is_there(attempt: "_Attempt") -> bool:
+    """Whether a disk by the link's own name is here: a sign, where `find_disk` proves."""
+    x = letters(attempt.name)
+    if not x:
+        return False
+    for name in (f"xvd{x}", f"disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sd{x}"):
+        node = Path(os.path.realpath(f"/dev/{name}"))
+        if block_size(node) == attempt.size * GIB:
+            return attempt.disks_before.get(node) != instance_of(node)
+    return False
 
 
 def _send_link(cloud: Cloud, volume_id: str, name: str, *, vm_id: str, token: CancelToken) -> None:
@@ -308,7 +353,14 @@ def _is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:
 
 
 def _unlink(
-    cloud: Cloud, volume_id: str, *, vm_id: str, timeout: float, token: CancelToken, ui: Ui
+    cloud: Cloud,
+    volume_id: str,
+    *,
+    vm_id: str,
+    disk: Path | None = None,
+    timeout: float,
+    token: CancelToken,
+    ui: Ui,
 ) -> None:
     ui.say(f"Unlinking volume {volume_id}...")
     gone_since: float | None = None
@@ -328,13 +380,15 @@ def _unlink(
         held_up=lambda: pending_snapshot(cloud, volume_id, token=token),
         tell=ui.message,
     )
-    wait_for(
-        f"unlinking of volume {volume_id}",
-        lambda: read_volume(cloud, volume_id, token=token),
-        target=("available", "gone"),
-        failed=("error",),
-        deadline=timeout,
-        token=token,
-        ui=ui,
-        missing_is="gone",
-    )
+    with disk_sign(lambda: disk is not None and block_size(disk) is None) as sign:
+        wait_for(
+            f"unlinking of volume {volume_id}",
+            lambda: read_volume(cloud, volume_id, token=token),
+            target=("available", "gone"),
+            failed=("error",),
+            deadline=timeout,
+            token=token,
+            ui=ui,
+            missing_is="gone",
+            pace=cloud.pace("unlink", sign=sign if disk is not None else None),
+        )

@@ -71,6 +71,7 @@ def wait_for_snapshot(
         deadline=timeout,
         token=token,
         ui=ui,
+        pace=cloud.pace("snapshot"),
     )
 
 

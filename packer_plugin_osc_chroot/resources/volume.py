@@ -72,6 +72,7 @@ def created_volume(
             answer = cloud.change(
                 "CreateVolume", token=token, ClientToken=client_token, **request.body()
             )
+        pace = cloud.pace("volume")
         volume_id = attempt.resource_id = str(answer["Volume"]["VolumeId"])
         ui.message(f"Volume: {volume_id}")
         if request.tags:
@@ -84,6 +85,7 @@ def created_volume(
             deadline=timeout,
             token=token,
             ui=ui,
+            pace=pace,
         )
         yield volume_id
     finally:

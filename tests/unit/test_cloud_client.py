@@ -90,11 +90,11 @@ def serving(*answers: Answer, context: ssl.SSLContext | None = None) -> Iterator
         server.server.server_close()
 
 
-def connect(url: str, *, verify: bool = True) -> Cloud:
+def connect(url: str, *, verify: bool = True, shared: Path | None = None) -> Cloud:
     credentials = Credentials(
         access_key="AK", secret_key="SK", region="eu-west-2", endpoint=url, verify=verify
     )
-    return Cloud(credentials, region="eu-west-2")
+    return Cloud(credentials, region="eu-west-2", shared=shared)
 
 
 @pytest.fixture(autouse=True)
@@ -255,6 +255,18 @@ def test_a_trial_is_sent_once() -> None:
         assert [(action, body) for action, body, _ in server.asked] == [
             ("CreateVolume", {"Size": 1, "DryRun": True})
         ]
+
+
+@pytest.mark.parametrize("throttling", [refusal(429, code="24"), refusal(503, code="6")])
+def test_what_is_not_needed_is_not_called_while_calls_are_throttled(
+    throttling: Answer, tmp_path: Path
+) -> None:
+    with serving(throttling, good(Vms=[])) as server:
+        one, other = (connect(server.url, shared=tmp_path) for _ in range(2))
+        one.read("ReadVms", token=CancelToken())
+        other.trial("CreateVolume", token=CancelToken(), Size=1)
+        other.read("ReadVms", token=CancelToken())
+        assert [action for action, _, _ in server.asked] == ["ReadVms"] * 3
 
 
 def test_tls_is_verified_unless_told_otherwise(tmp_path: Path) -> None:

@@ -249,3 +249,47 @@ def test_of_many_who_ask_at_once_nobody_is_alone(path: Path) -> None:
     for thread in threads:
         thread.join()
     assert len(alone) == 1600 and not any(alone)
+
+
+def test_who_waits_is_served_in_the_order_of_coming(path: Path) -> None:
+    order: list[int] = []
+
+    def waiter(number: int) -> None:
+        with link_lock(CancelToken(deadline=20.0), ui=RecordingUi()):
+            order.append(number)
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=waiter, args=(number,)) for number in range(12)]
+    with link_lock(CancelToken(), ui=RecordingUi()):
+        for thread in threads:
+            thread.start()
+            time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert order == sorted(order)
+
+
+def test_a_release_is_noticed_at_once(path: Path) -> None:
+    taken: list[float] = []
+
+    def waiter() -> None:
+        with link_lock(CancelToken(deadline=20.0), ui=RecordingUi()):
+            taken.append(time.monotonic())
+
+    thread = threading.Thread(target=waiter)
+    with link_lock(CancelToken(), ui=RecordingUi()):
+        thread.start()
+        time.sleep(0.3)
+        released = time.monotonic()
+    thread.join()
+    assert taken[0] - released < 0.04
+
+
+def test_a_cancelled_waiter_does_not_keep_the_lock(path: Path) -> None:
+    token = CancelToken()
+    with link_lock(CancelToken(), ui=RecordingUi()):
+        threading.Timer(0.1, token.cancel).start()
+        with pytest.raises(Cancelled):
+            take(token)
+    # Its thread may have got it by now: it lets go of it by itself.
+    take(CancelToken(deadline=2.0))

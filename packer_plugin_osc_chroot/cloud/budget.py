@@ -1,0 +1,153 @@
+"""How fast the builds on this VM may call the API together, once it has said that they were too fast.
+
+OUTSCALE's rates are not published and differ by account, so they are found out: after a call that was
+throttled, calls are spaced, more widely each time, and less so again as long as none is. Looks of waits
+take a third of what there is, so that calls that get a build on come first. The spacing, and whose
+turn is when, is in a file that the builds of one user share; without it, each build has its own.
+
+Times are of the kernel's monotonic clock, which all processes share until the next boot.
+"""
+
+import fcntl
+import hashlib
+import json
+import logging
+import math
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.private_files import open_private
+
+log = logging.getLogger(__name__)
+
+# Seconds between two calls: once the first was throttled, at least and at most.
+_FIRST_SPACING = 0.15
+_LEAST_SPACING = 0.05
+_WIDEST_SPACING = 2.0
+_WIDEN = 1.2
+_NARROW = 0.95
+# Calls that are throttled together count as one; and so long after the last the spacing narrows.
+_TOGETHER_SECONDS = 1.0
+_NARROW_AFTER = 3.0
+# A turn further away than that is of another boot, or nonsense.
+_FURTHEST = 120.0
+# A look has so many times the spacing of a call to itself.
+_LOOK_SHARE = 3.0
+
+
+@dataclass
+class _Shared:
+    """`spacing` is 0 as long as nothing was throttled. `call` and `look` are the next free turns."""
+
+    spacing: float = 0.0
+    changed: float = 0.0
+    call: float = 0.0
+    look: float = 0.0
+
+
+class Budget:
+    """Thread-safe. One for each build; `account` is anything that tells accounts apart."""
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        account: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        # The key's hash: neither it nor the endpoint is to be read from a file name.
+        name = hashlib.sha256(account.encode()).hexdigest()[:16]
+        self._path = directory / f"calls-{name}.json" if directory else None
+        self._own = _Shared()
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether calls were throttled lately: what is not needed had better not be called."""
+        with self._lock, self._state(create=False) as state:
+            return state.spacing > 0
+
+    def call_turn(self, token: CancelToken) -> None:
+        """Wait for the turn of a call. Raises Cancelled."""
+        with self._lock, self._state(create=False) as state:
+            now = self._clock()
+            self._narrow(state, now)
+            if not state.spacing:
+                return
+            turn = max(now, state.call)
+            state.call = turn + state.spacing
+        if turn > now:
+            token.sleep(turn - now)
+
+    def look_turn(self, token: CancelToken) -> None:
+        """Wait for the turn of a look, which has yet to take that of a call. Raises Cancelled."""
+        with self._lock, self._state(create=False) as state:
+            now = self._clock()
+            if not state.spacing:
+                return
+            turn = max(now, state.call, state.look)
+            state.look = turn + state.spacing * _LOOK_SHARE
+        if turn > now:
+            token.sleep(turn - now)
+
+    def throttled(self) -> None:
+        """A call was refused for the rate: all are spaced more widely from now on."""
+        with self._lock, self._state(create=True) as state:
+            now = self._clock()
+            if state.spacing and now - state.changed < _TOGETHER_SECONDS:
+                return
+            wider = state.spacing * _WIDEN * random.uniform(0.95, 1.05)
+            state.spacing = min(max(_FIRST_SPACING, wider), _WIDEST_SPACING)
+            state.changed = now
+            log.info("throttled: one call each %.2f s from now on", state.spacing)
+
+    def _narrow(self, state: _Shared, now: float) -> None:
+        if state.spacing and now - state.changed > _NARROW_AFTER:
+            state.spacing *= _NARROW ** int((now - state.changed) / _NARROW_AFTER)
+            state.changed = now
+            if state.spacing < _LEAST_SPACING:
+                state.spacing = 0.0
+
+    @contextmanager
+    def _state(self, *, create: bool) -> Iterator[_Shared]:
+        """What is shared, locked for the moment of the block, and written back."""
+        opened = open_private(self._path, create=create) if self._path is not None else None
+        if opened is None:
+            yield self._own
+            return
+        try:
+            # Held for moments only, by processes of our own.
+            fcntl.flock(opened, fcntl.LOCK_EX)
+            state = _parse(os.pread(opened, 4096, 0), now=self._clock())
+            before = asdict(state)
+            yield state
+            if asdict(state) != before:
+                os.ftruncate(opened, 0)
+                os.pwrite(opened, json.dumps(asdict(state)).encode(), 0)
+        finally:
+            os.close(opened)
+
+
+def _parse(data: bytes, *, now: float) -> _Shared:
+    """What of it makes sense."""
+    try:
+        document = json.loads(data or b"{}")
+        state = _Shared(
+            **{each.name: float(document.get(each.name, 0)) for each in fields(_Shared)}
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return _Shared()
+    turns = (state.changed, state.call, state.look)
+    sound = all(math.isfinite(turn) and turn <= now + _FURTHEST for turn in turns)
+    if not sound or not 0 <= state.spacing <= _WIDEST_SPACING:
+        return _Shared()
+    # A spacing that nobody has widened for long has been forgotten, not kept.
+    return state if now - state.changed < _FURTHEST else _Shared()

@@ -1,0 +1,66 @@
+"""The memory of the plugin's processes while something runs: their PSS, so shared pages count once."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+_EVERY = 0.1
+
+
+class Peak:
+    """The largest sum over the processes seen at a time, and the largest single process; in MiB."""
+
+    def __init__(self) -> None:
+        self.sum = 0.0
+        self.process = 0.0
+
+    def look(self, pids: Iterable[int], program: str) -> None:
+        sizes = [_pss(pid) for pid in pids if _runs(pid, program)]
+        self.sum = max(self.sum, sum(sizes))
+        self.process = max([self.process, *sizes])
+
+    @classmethod
+    @contextmanager
+    def watched(cls, pids: Callable[[], Iterable[int]], program: str) -> Iterator[Self]:
+        """`pids` tells the processes to look at; those count whose executable's path has `program`."""
+        peak = cls()
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(_EVERY):
+                peak.look(pids(), program)
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield peak
+        finally:
+            over.set()
+            thread.join()
+
+
+def below(pid: int) -> list[int]:
+    """A process and all below it, those in sessions of their own included."""
+    found = [pid]
+    for each in found:
+        for task in Path(f"/proc/{each}/task").glob("*/children"):
+            with suppress(OSError):
+                found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def _runs(pid: int, program: str) -> bool:
+    with suppress(OSError):
+        return program in os.readlink(f"/proc/{pid}/exe")
+    return False
+
+
+def _pss(pid: int) -> float:
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    return 0.0

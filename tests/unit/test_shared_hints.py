@@ -1,0 +1,227 @@
+"""What builds tell each other through files: how long waits take, and how fast they may call."""
+
+import json
+import os
+import random
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.budget import Budget
+from packer_plugin_osc_chroot.cloud.private_files import private_directory, replace_private
+from packer_plugin_osc_chroot.cloud.wait_times import WaitTimes
+from packer_plugin_osc_chroot.errors import Cancelled
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    found = private_directory({"XDG_CACHE_HOME": str(tmp_path)})
+    assert found == tmp_path / "packer-plugin-osc-chroot"
+    return found
+
+
+def test_a_directory_that_others_can_write_to_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(tmp_path).st_uid or 0)
+    open_to_all = tmp_path / "packer-plugin-osc-chroot"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    assert private_directory({"XDG_CACHE_HOME": str(tmp_path)}) != open_to_all
+
+
+def test_no_directory_where_there_is_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert private_directory({}) is None
+    assert private_directory({"HOME": "relative"}) is None
+    assert private_directory({"HOME": "/proc"}) is None
+
+
+def test_times_are_shared_and_few(directory: Path) -> None:
+    first, second = (WaitTimes(directory, endpoint="example") for _ in range(2))
+    for number in range(20):
+        first.add("volume", number / 10)
+    assert second.of("volume") == [number / 10 for number in range(12, 20)]
+    assert WaitTimes(directory, endpoint="other").of("volume") == []
+    for number in range(200):
+        second.add(f"kind {number}", 1.0)
+    assert first.of("volume") == [] and first.of("kind 199") == [1.0]
+    (file,) = directory.iterdir()
+    assert file.stat().st_size < 8192 and file.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_directory_they_are_those_of_the_process() -> None:
+    times = WaitTimes()
+    times.add("volume", 3.0)
+    assert times.of("volume") == [3.0] and WaitTimes().of("volume") == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b"\xff\xfe",
+        b"[" * 5000,
+        b"{" + b" " * 100_000 + b"}",
+        b'{"volume example": "soon", "link example": [null, "x", -1, 1e99, NaN, {}]}',
+    ],
+)
+def test_what_is_corrupt_is_as_nothing(directory: Path, content: bytes) -> None:
+    (directory / "wait-times.json").write_bytes(content)
+    times = WaitTimes(directory, endpoint="example")
+    assert times.of("volume") == [] and times.of("link") == []
+    times.add("volume", 3.0)
+    assert times.of("volume") == [3.0]
+
+
+@pytest.mark.parametrize("plant", ["link", "fifo", "folder", "open"])
+def test_what_others_may_have_put_there_is_not_read(directory: Path, plant: str) -> None:
+    path = directory / "wait-times.json"
+    content = json.dumps({"volume example": [99.0]})
+    match plant:
+        case "link":
+            (directory / "elsewhere").write_text(content)
+            path.symlink_to(directory / "elsewhere")
+        case "fifo":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case _:
+            path.write_text(content)
+            path.chmod(0o666)
+    times = WaitTimes(directory, endpoint="example")
+    assert times.of("volume") == []
+    times.add("volume", 3.0)
+    assert times.of("volume") == [3.0]
+    if plant == "link":
+        assert (directory / "elsewhere").read_text() == content
+
+
+def test_what_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+    replace_private(tmp_path / "none" / "file", b"x")
+    times = WaitTimes(tmp_path / "none", endpoint="example")
+    times.add("volume", 3.0)
+    budget = Budget(tmp_path / "none", account="a")
+    budget.throttled()
+    assert budget.is_tight
+
+
+def test_nothing_is_spaced_as_long_as_nothing_was_throttled(directory: Path) -> None:
+    budget = Budget(directory, account="a")
+    begun = time.monotonic()
+    for _ in range(200):
+        budget.look_turn(CancelToken())
+        budget.call_turn(CancelToken())
+    assert time.monotonic() - begun < 0.5
+    assert not budget.is_tight and list(directory.iterdir()) == []
+
+
+class Clock:
+    """Stands still but when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Sleeper(CancelToken):
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
+    def sleep(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+
+def test_one_that_is_throttled_slows_all_down_and_calls_come_before_looks(directory: Path) -> None:
+    clock = Clock()
+    token = Sleeper(clock)
+    one, other = (Budget(directory, account="a", clock=clock) for _ in range(2))
+    third = Budget(directory, account="b", clock=clock)
+    one.throttled()
+    assert other.is_tight and not third.is_tight
+    begun = clock.now
+    for _ in range(5):
+        other.call_turn(token)
+    calls = clock.now - begun
+    begun = clock.now
+    for _ in range(5):
+        other.look_turn(token)
+    assert calls >= 4 * 0.149
+    assert clock.now - begun >= 8 * 0.149
+
+
+def test_the_rate_is_found(directory: Path) -> None:
+    """Against a limit of five calls a second, most calls are taken and little of it is left unused."""
+    random.seed(8)
+    clock = Clock()
+    token = Sleeper(clock)
+    budget = Budget(directory, account="a", clock=clock)
+    left, at, taken, refused = 1.0, clock.now, 0, 0
+    while clock.now < 1120.0:
+        budget.call_turn(token)
+        clock.now += 0.01
+        left, at = min(1.0, left + (clock.now - at) * 5), clock.now
+        if left >= 1:
+            left -= 1
+            taken += 1
+        else:
+            refused += 1
+            budget.throttled()
+    assert taken > 120 * 5 * 0.7
+    assert refused < taken / 5
+
+
+def test_it_is_forgotten_when_all_is_well(directory: Path) -> None:
+    clock = Clock()
+    budget = Budget(directory, account="a", clock=clock)
+    budget.throttled()
+    clock.now += 100
+    budget.call_turn(Sleeper(clock))
+    assert not budget.is_tight
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"{",
+        b"[]",
+        b'{"spacing": 1e9}',
+        b'{"spacing": NaN}',
+        b'{"spacing": "x"}',
+        b'{"spacing": 1, "call": 1e300}',
+        b'{"spacing": 1, "changed": -1000}',
+    ],
+)
+def test_a_budget_that_is_corrupt_is_as_none(directory: Path, content: bytes) -> None:
+    Budget(directory, account="a").throttled()
+    (file,) = directory.iterdir()
+    file.write_bytes(content)
+    budget = Budget(directory, account="a")
+    assert not budget.is_tight
+    budget.call_turn(CancelToken())
+
+
+def test_a_cancel_ends_the_waiting_for_a_turn(directory: Path) -> None:
+    budget = Budget(directory, account="a")
+    budget.throttled()
+    token = CancelToken()
+    threading.Timer(0.2, token.cancel).start()
+    begun = time.monotonic()
+    with pytest.raises(Cancelled):
+        for _ in range(100):
+            budget.call_turn(token)
+    assert time.monotonic() - begun < 1.0
+
+
+def test_neither_key_nor_endpoint_is_in_a_file(directory: Path) -> None:
+    Budget(directory, account="https://example AKIDEXAMPLE").throttled()
+    (file,) = directory.iterdir()
+    assert "AKID" not in file.name and b"AKID" not in file.read_bytes()
