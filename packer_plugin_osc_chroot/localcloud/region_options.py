@@ -40,7 +40,6 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         metavar="zero|typical|FILE",
         type=_latency,
         default="zero",
-        metavar="|".join([*PRESETS, "FILE"]),
         help="how long things take: zero (the default), typical (volume 3 s, link and unlink 2 s,"
         " snapshot 20 s, OMI 1 s, a copy of either 10 s, 50 ms on every call), or a TOML file that"
         " gives seconds for some of: call, volume, link, disk, unlink, snapshot, image, copy,"
