@@ -111,6 +111,14 @@ template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on
 SEED = $(shell echo $$RANDOM)
 CASES = 5000
 
+.PHONY: chaos
+chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point (CHAOS=0.5: half; SEED=…)
+	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) \
+	    --chaos=$(CHAOS) $(if $(SEED),--seed=$(SEED)) tests/root/test_chaos_build.py tests/e2e/test_chaos_packer.py
+
+CHAOS ?= 1
+SEED ?=
+
 .PHONY: lock
 lock: $(VENV)/.installed ## Resolve the Python dependencies again (requirements/*.txt)
 	$(LOCK) --output-file=requirements/run.txt pyproject.toml

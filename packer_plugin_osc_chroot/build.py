@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
-from packer_plugin_osc_chroot.cloud.metadata import read_identity
+from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.chroot import Chroot
@@ -20,8 +20,13 @@ from packer_plugin_osc_chroot.host.partitions import (
     digit_warning,
     find_partition,
     mounted_partition,
+    partition_table,
+    settle_partitions,
 )
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.journal.dead import has_journals
+from packer_plugin_osc_chroot.journal.directory import state_directory
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.look import Facts, check_host, look
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.phases import Phases, Timing
@@ -34,6 +39,7 @@ from packer_plugin_osc_chroot.plan import (
     plan_mount_path,
     plan_wrapper,
 )
+from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.resources.former_image import (
     delete_former_snapshots,
@@ -106,9 +112,19 @@ def build(context: Context) -> Result:
     """Raises BuildError or Cancelled; then everything is undone, but what its notes name."""
     config, ui, token = context.config, context.ui, context.token
     packer = config.packer
-    with Phases(ui=ui, token=token, debug=packer.debug, on_error=packer.on_error) as phases:
-        host = Host(plan_wrapper(config, context.scope))
-        cloud, facts = phases.do("look", lambda: _look(context, host))
+    journal = Journal(state_directory(context.environ))
+    with Phases(
+        ui=ui, token=token, debug=packer.debug, on_error=packer.on_error, journal=journal
+    ) as phases:
+        host = Host(plan_wrapper(config, context.scope), on_pid=journal.process)
+        cloud, facts = phases.do("look", lambda: _look(context, host, journal))
+        if has_journals(journal.directory):
+            phases.do(
+                "undo dead builds",
+                lambda: undo_dead_builds(
+                    cloud, vm_id=facts.identity.vm_id, host=host, ui=ui, token=token
+                ),
+            )
         late = Late(context.scope, late_data(facts), context.ui.message)
         plan = plan_build(config, facts, late)
 
@@ -143,7 +159,7 @@ def build(context: Context) -> Result:
             describe=lambda disk: f"link of volume {volume_id} ({disk.path})",
         )
         linked = phases.level()
-        data = _provision(context, phases, host, late, disk)
+        data = _provision(context, phases, host, late, disk, journal)
         ui.say("Unmounting...")
         phases.leave("unmount", since=linked)
 
@@ -204,12 +220,14 @@ def build(context: Context) -> Result:
         )
         finish_sharing()
         phases.keep()
+        phases.join()
+        # The commit: a build that is killed before it could say that it is done has no OMI.
+        journal.keep(snapshot_id, image_id)
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
             delete_former_snapshots(
                 cloud, former, account_id=facts.account_id, in_use=in_use, ui=ui
             )
-        phases.join()
     _show_times(ui, phases.timings)
     return Result(
         region=cloud.region,
@@ -265,15 +283,39 @@ def _deregister_former(
     )
 
 
-def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
+def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]:
     config, ui = context.config, context.ui
     ui.say("Looking at this VM, the account and the source OMI...")
     check_host(config, is_wrapped=host.wrap is not None)
+    cloud, identity = open_cloud(context, journal)
+    ui.message(f"VM: {identity.vm_id} in {identity.subregion or cloud.region}")
+    # Another endpoint has Regions of its own.
+    check_region = not cloud.is_custom and not config.skip_region_validation
+    facts = look(cloud, config, identity, check_region=check_region, token=context.token, ui=ui)
+    try:
+        journal.begin(
+            vm_id=identity.vm_id,
+            region=cloud.region,
+            endpoint=cloud.endpoint,
+            account_id=facts.account_id,
+            omi_name=config.omi_name,
+        )
+    except OSError as error:
+        ui.message(
+            f"warning: no journal in {journal.directory}: {error.strerror}. If this build were killed"
+            " outright, nothing would know what it left"
+        )
+    return cloud, facts
+
+
+def open_cloud(context: Context, journal: Journal) -> tuple[Cloud, Identity]:
+    """The API as this VM's builds use it. Raises BuildError."""
+    config = context.config
     identity = read_identity(config, context.environ, token=context.token)
     credentials = find_credentials(config, context.environ)
     context.redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
     if config.profile and credentials.found_in != PROFILE_FILE:
-        ui.message(
+        context.ui.message(
             f'The keys are from {credentials.found_in}, and not from the profile "{config.profile}"'
         )
     region = credentials.region or identity.region
@@ -281,16 +323,11 @@ def _look(context: Context, host: Host) -> tuple[Cloud, Facts]:
         raise BuildError(
             "region: not set, and not known without the metadata service", hint="Set region"
         )
-    ui.message(f"VM: {identity.vm_id} in {identity.subregion or region}")
-    cloud = Cloud(credentials, region=region)
-    # Another endpoint has Regions of its own.
-    check_region = not credentials.endpoint and not config.skip_region_validation
-    facts = look(cloud, config, identity, check_region=check_region, token=context.token, ui=ui)
-    return cloud, facts
+    return Cloud(credentials, region=region, journal=journal), identity
 
 
 def _provision(
-    context: Context, phases: Phases, host: Host, late: Late, disk: Disk
+    context: Context, phases: Phases, host: Host, late: Late, disk: Disk, journal: Journal
 ) -> Mapping[str, str]:
     """From the linked disk to provisioners that have run; what it enters is left by the caller."""
     config, ui, token = context.config, context.ui, context.token
@@ -308,7 +345,7 @@ def _provision(
         for command in commands:
             if warning := digit_warning("pre_mount_commands", command, disk):
                 ui.message(warning)
-        phases.do("pre_mount_commands", lambda: _run(host, commands, token=token, ui=ui))
+        phases.do("pre_mount_commands", lambda: _run_on_disk(host, commands, disk, token, ui))
 
     partition = phases.do(
         "find partition",
@@ -316,6 +353,7 @@ def _provision(
     )
     mount_path = plan_mount_path(config, late, disk)
     ui.say(f"Mounting {partition} at {mount_path}...")
+    journal.mounting(mount_path, str(partition))
     root = phases.enter(
         "mount",
         lambda: mounted_partition(
@@ -381,6 +419,14 @@ def _run_provisioners(
         if context.config.packer.on_error != "abort":
             context.provisioners.clean_up(communicator, data)
         raise
+
+
+def _run_on_disk(host: Host, commands: list[str], disk: Disk, token: CancelToken, ui: Ui) -> None:
+    """One command may make the partitions that the next one formats."""
+    table = partition_table(disk, host=host, token=token)
+    for command in commands:
+        _run(host, [command], token=token, ui=ui)
+        table = settle_partitions(disk, table, host=host, token=token)
 
 
 def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None:

@@ -31,6 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from packer_plugin_osc_chroot.doctor import command as doctor
 
             return doctor.main(argv[1:])
+        case ["reclaim"]:
+            from packer_plugin_osc_chroot.reclaim import command as reclaim
+
+            return reclaim.main(argv[1:])
     import argparse
     from pathlib import Path
 
@@ -40,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="serve Packer's plugin (started by the plugin)")
     serve.add_argument("--socket", type=Path, required=True, help="where to listen")
     commands.add_parser("doctor", help="say what would stop a build on this machine")
+    commands.add_parser("reclaim", help="undo what builds left that were killed")
     commands.add_parser("localcloud", help="rehearse a template on a simulated Region")
     arguments = parser.parse_args(argv)
     # gRPC logs what is no concern of users, such as a peer that went away.

@@ -45,7 +45,8 @@ class CloudError(BuildError):
     """The OUTSCALE API refused a call, or could not be reached.
 
     `action` is the API's action, `status` the HTTP status (0: no answer, -1: none to be had),
-    `codes` the API's own error codes ("9029", …), `request_id` what OUTSCALE's support asks for.
+    `codes` the API's own error codes ("9029", …), `request_id` what OUTSCALE's support asks for,
+    `retry_after` the seconds that it wants to be left alone for.
     """
 
     def __init__(
@@ -58,9 +59,11 @@ class CloudError(BuildError):
         types: Sequence[str] = (),
         request_id: str = "",
         hint: str = "",
+        retry_after: float = 0.0,
     ) -> None:
         super().__init__(message, hint=hint)
         self.action = action
+        self.retry_after = retry_after
         self.status = status
         self.codes = tuple(codes)
         self.types = tuple(types)

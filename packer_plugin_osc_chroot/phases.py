@@ -17,6 +17,7 @@ from typing import Any, Self, TypeVar
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,13 @@ class Phases:
     """Used as a context manager around a build. Its exit undoes all that is not kept."""
 
     def __init__(
-        self, *, ui: Ui, token: CancelToken, debug: bool = False, on_error: str = ""
+        self,
+        *,
+        ui: Ui,
+        token: CancelToken,
+        debug: bool = False,
+        on_error: str = "",
+        journal: Journal | None = None,
     ) -> None:
         self.timings: list[Timing] = []
         # What could not be undone, in the order of time; each has been shown.
@@ -60,6 +67,8 @@ class Phases:
         self._token = token
         self._debug = debug
         self._on_error = on_error or "cleanup"
+        self._journal = journal or Journal()
+        self._stands = False
         self._entries: list[_Entry] = []
         self._lock = threading.Lock()
         self._beside: threading.Thread | None = None
@@ -156,6 +165,12 @@ class Phases:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        try:
+            self._end(error)
+        finally:
+            self._journal.end(kept=self._stands, failed=bool(self.failures))
+
+    def _end(self, error: BaseException | None) -> None:
         if error is not None and self._keeps_all:
             self.join()
             self._report_kept()
@@ -290,9 +305,12 @@ class Phases:
         standing = [what for entry in reversed(self._entries) if (what := entry.describe())]
         if not standing:
             return
+        self._stands = True
         self._ui.error("Nothing is undone (-on-error). Still there, to be removed in this order:")
         for what in standing:
             self._ui.error(f"  {what}")
+        if self._journal.is_open:
+            self._ui.error("This command removes all of it: packer-plugin-osc-chroot reclaim")
 
 
 def _exit(manager: AbstractContextManager[Any]) -> None:

@@ -37,6 +37,8 @@ Commands:
     doctor       say what would stop a build on this machine (--json for programs)
     localcloud   run a simulated OUTSCALE Region on this machine and a command on it
                  (localcloud --help shows more)
+    reclaim      undo what builds left on this VM that were killed, or kept by
+                 -on-error=abort (reclaim --help shows more)
 
 Options:
     --help       show this text
@@ -65,7 +67,7 @@ func run(arguments []string) error {
 	switch command {
 	case "describe":
 		// Not connected: nothing in a description needs the service.
-		plugins, _ := register(set, nil)
+		plugins, _ := register(set, nil, nil)
 		return plugins.RunCommand(arguments...)
 	case "start":
 		return start(set, arguments)
@@ -91,7 +93,9 @@ func run(arguments []string) error {
 }
 
 // register makes the SDK's plugin set of the components.
-func register(set components.Set, python builder.Service) (*plugin.Set, []*builder.Builder) {
+func register(
+	set components.Set, python builder.Service, successor func() builder.Service,
+) (*plugin.Set, []*builder.Builder) {
 	plugins := plugin.NewSet()
 	plugins.SetVersion(version.NewRawVersion(set.Version))
 	var builders []*builder.Builder
@@ -99,7 +103,7 @@ func register(set components.Set, python builder.Service) (*plugin.Set, []*build
 		if component.Kind != components.KindBuilder {
 			continue
 		}
-		made := builder.New(component, python)
+		made := builder.New(component, python, successor)
 		builders = append(builders, made)
 		plugins.RegisterBuilder(component.RegisteredName(), made)
 	}
@@ -115,7 +119,7 @@ func start(set components.Set, arguments []string) error {
 	// that would be inherited.
 	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
 	python := service.Start(service.Locate)
-	plugins, builders := register(set, python)
+	plugins, builders := register(set, python, func() builder.Service { return python.Successor() })
 
 	// The service undoes what it did without us; Packer must not be made to wait for that.
 	lifetime.WatchParent(func() {

@@ -1,16 +1,21 @@
-"""Options and fixtures shared by all tests. What they hand out is in guest_image, leaks, packer_run."""
+"""Options and fixtures shared by all tests; what they hand out is in the modules beside this one."""
 
 import os
+import secrets
 import shutil
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from chaos_points import Chaos
+from conformance import CONFORMANCE, Conformance
 from guest_image import make_guest_image
 from leaks import Machine
 from packer_run import Packer
+from sudo_user import SudoUser, made_sudo_user
 
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
@@ -29,6 +34,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--packer", default=None, help="the packer that they run (default: as `make packer`)"
     )
+
+    parser.addoption(
+        "--chaos",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the share of the chaos suite that is run (1: all of it; default: a sample)",
+    )
+    parser.addoption(
+        "--seed", default=None, help="of what the chaos suite draws (default: a new one)"
+    )
+
+
+@pytest.fixture
+def chaos(request: pytest.FixtureRequest) -> Iterator[Chaos]:
+    """Draws what happens to builds, and prints what came of it, passed or not."""
+    seed = request.config.getoption("--seed") or secrets.token_hex(4)
+    chaos = Chaos(seed=f"{seed} {request.node.name}", share=request.config.getoption("--chaos"))
+    yield chaos
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{request.node.name}: --seed={seed}: {chaos.summary()}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -51,6 +78,43 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"skipped, which --no-skips forbids: {report.longrepr}"
     return report
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[CONFORMANCE] = Conformance()
+
+
+@pytest.fixture(autouse=True)
+def conformance(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No call, and no answer to one, may differ from the official document of the API."""
+    seen = request.config.stash[CONFORMANCE]
+    seen.problems.clear()
+    node: pytest.Item = request.node
+    expected = node.get_closest_marker("wrong_requests") is not None
+    with pytest.MonkeyPatch.context() as patch:
+        seen.watch(patch, requests=not expected)
+        yield
+    assert seen.problems == []
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["conformance"] = session.config.stash[CONFORMANCE].summary()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    if summary := getattr(node, "workeroutput", {}).get("conformance"):
+        node.config.stash[CONFORMANCE].add(summary)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    seen = config.stash[CONFORMANCE]
+    if seen.calls:
+        terminalreporter.write_line(str(seen))
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +154,13 @@ def cloud(guest_image: Path, leak_check: Machine) -> Iterator[LocalCloud]:
         yield cloud
     assert cloud.leftovers() == []
     assert cloud.defects == []
+
+
+@pytest.fixture
+def sudo_user() -> Iterator[SudoUser]:
+    """A normal user whose one privilege is sudo."""
+    with made_sudo_user() as user:
+        yield user
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,10 @@ _PARTITION_START = 1 << 20
 _SIZE = 64 << 20
 
 
-def make_guest_image(directory: Path) -> Path:
-    """Make `guest.raw` in an empty directory: a bare tree that `chroot` runs a shell in."""
+def make_guest_tree(tree: Path) -> None:
+    """Make the directory `tree`: a bare root that `chroot` runs a shell in."""
     busybox = shutil.which("busybox")
     assert busybox, "these tests need Debian's package busybox-static"
-    tree = directory / "tree"
     for name in ("bin", "dev", "etc", "proc", "root", "sys", "tmp", "usr/bin", "var/lib"):
         (tree / name).mkdir(parents=True)
     (tree / "tmp").chmod(0o1777)
@@ -26,6 +25,11 @@ def make_guest_image(directory: Path) -> Path:
     (tree / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     (tree / "etc" / "group").write_text("root:x:0:\n")
 
+
+def make_guest_image(directory: Path) -> Path:
+    """Make `guest.raw` in an empty directory: such a root in its only partition."""
+    tree = directory / "tree"
+    make_guest_tree(tree)
     image = directory / "guest.raw"
     with open(image, "wb") as file:
         file.truncate(_SIZE)

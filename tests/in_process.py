@@ -66,6 +66,24 @@ def run(
     provisioner: Provisioner | None = None,
     environ: Mapping[str, str] | None = None,
 ) -> Result:
+    return build_on(
+        cloud.environment() if environ is None else environ,
+        config=config,
+        ui=ui,
+        token=token,
+        provisioner=provisioner,
+    )
+
+
+def build_on(
+    environ: Mapping[str, str],
+    *,
+    config: Config = OPTIONS,
+    ui: Ui | None = None,
+    token: CancelToken | None = None,
+    provisioner: Provisioner | None = None,
+) -> Result:
+    """A build on the Region that the environment names."""
     return build(
         Context(
             config=config,
@@ -73,7 +91,7 @@ def run(
             ui=ui or RecordingUi(),
             token=token or CancelToken(),
             provisioners=provisioner or Provisioner(),
-            environ=cloud.environment() if environ is None else environ,
+            environ=environ,
             redact=Redactor(),
         )
     )

@@ -8,6 +8,8 @@ be repeated (read in osc-sdk-python 0.42.0).
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,11 +17,13 @@ import requests
 from osc_sdk_python.call import Call
 from osc_sdk_python.credentials import Endpoint, Profile
 from requests.adapters import HTTPAdapter
-from tenacity import Retrying, retry_if_exception, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import tells_id
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.version import VERSION
 
 log = logging.getLogger(__name__)
@@ -39,11 +43,19 @@ _CONNECTIONS = 16
 
 
 class Cloud:
-    """Thread-safe. `region` is known by now; `close()` ends the connections."""
+    """Thread-safe. `region` is known by now; `close()` ends the connections.
 
-    def __init__(self, credentials: Credentials, *, region: str) -> None:
+    Each call that makes something is in the journal before it is sent.
+    """
+
+    def __init__(
+        self, credentials: Credentials, *, region: str, journal: Journal | None = None
+    ) -> None:
         self.region = region
+        self.journal = journal or Journal()
         self.endpoint = credentials.endpoint_url(region)
+        # Whether it is another than the Region's own.
+        self.is_custom = bool(credentials.endpoint)
         self._session = _Session(credentials, host=urlsplit(self.endpoint).hostname or "")
         self._call = _Call(
             profile=Profile(
@@ -71,22 +83,36 @@ class Cloud:
         self, action: str, key: str, *, token: CancelToken, **filters: list[str]
     ) -> Json | None:
         """The first resource below `key` that fits the filters, or None."""
-        found = self.read(action, token=token, Filters=filters).get(key) or []
-        return dict(found[0]) if found else None
+        found = _resources(action, self.read(action, token=token, Filters=filters), key)
+        return found[0] if found else None
 
-    def change(self, action: str, *, token: CancelToken, **body: Any) -> Json:
+    def change(
+        self, action: str, *, token: CancelToken, journaled: bool = True, **body: Any
+    ) -> Json:
         """A call that makes or changes something.
 
         Once sent it is waited for, cancel or not: only its answer tells what there is to undo.
+        Without `journaled` it makes what nobody is to take back, whatever becomes of the build.
         """
         token.check()
-        return self._repeated(action, body, token)
+        number = self.journal.sending(action, body) if journaled else 0
+        try:
+            answer = self._repeated(action, body, token)
+        except BuildError as error:
+            if not error.maybe_done:
+                self.journal.refused(number)
+            raise
+        self.journal.answered(number, action, body, answer)
+        if not tells_id(action, answer):
+            # Done, it seems; what it made is looked for as where no answer came.
+            raise CloudError(f"{action}: the answer does not say what was made", action=action)
+        return answer
 
     def pages(self, action: str, key: str, *, token: CancelToken, **body: Any) -> Iterator[Json]:
         """The resources below `key` of every page of a Read action."""
         while True:
             answer = self.read(action, token=token, **body)
-            yield from answer.get(key, ())
+            yield from _resources(action, answer, key)
             if not (following := answer.get("NextPageToken")):
                 return
             body = {**body, "NextPageToken": following}
@@ -108,7 +134,7 @@ class Cloud:
 
         retrying = Retrying(
             retry=retry_if_exception(worth_repeating),
-            wait=wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE),
+            wait=_pause,
             stop=lambda state: (state.seconds_since_start or 0.0) > self._patience(),
             sleep=token.sleep,
             reraise=True,
@@ -144,12 +170,35 @@ class Cloud:
                 action=action,
                 hint="Check region, custom_endpoint_oapi and this VM's network",
             ) from error
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            # The SDK takes every answer for an object of the form that it knows.
+            log.info("%s: %r", action, error)
+            answer = None
         if not isinstance(answer, dict):
             raise CloudError(
                 f"{action}: {self.endpoint} answered with something that is no object",
                 action=action,
+                hint="Check region and custom_endpoint_oapi",
             )
         return answer
+
+
+def _pause(state: RetryCallState) -> float:
+    """Seconds until the next try: randomised and growing, and no sooner than the API asks for.
+
+    It is asked for the same by all who it throttles, so that is the beginning of a random time.
+    """
+    error = state.outcome.exception() if state.outcome else None
+    wanted = error.retry_after if isinstance(error, CloudError) else 0.0
+    grown = wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE)(state)
+    return min(wanted, _RETRY_SECONDS) + grown
+
+
+def _resources(action: str, answer: Json, key: str) -> list[Json]:
+    found = answer.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        raise CloudError(f"{action}: the answer's {key} is no list of objects", action=action)
+    return found
 
 
 def is_forbidden(error: CloudError) -> bool:
@@ -254,7 +303,21 @@ def _api_error(response: requests.Response) -> CloudError:
         types=types,
         request_id=request_id,
         hint=_hint(response.status_code, " ".join(types)),
+        retry_after=_retry_after(response.headers.get("Retry-After", "")),
     )
+
+
+def _retry_after(value: str) -> float:
+    """The header's two forms (RFC 9110): seconds, or a date. What is neither says nothing."""
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        at = parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    if at.tzinfo is None:
+        at = at.replace(tzinfo=UTC)
+    return max(0.0, (at - datetime.now(UTC)).total_seconds())
 
 
 _HINTS: tuple[tuple[Callable[[int, str], bool], str], ...] = (

@@ -44,12 +44,14 @@ def wait_for(
     """Read until the resource's state is one of `target`; returns the resource then.
 
     `read` gives None while the resource is not shown. The API is eventually consistent, so that is
-    waited through, unless `missing_is` names the state that it stands for. `deadline` is in seconds.
-    Raises BuildError when a state of `failed` is reached or the deadline passes, and Cancelled.
+    waited through, unless `missing_is` names the state that it stands for; but what was shown and is
+    not any more was removed by somebody. `deadline` is in seconds. Raises BuildError when a state of
+    `failed` is reached, the resource has vanished or the deadline passes, and Cancelled.
     """
     begun = time.monotonic()
     reported = begun
     pause = 0.05
+    last_state, last_shown = "", begun
     while True:
         resource = read()
         found = missing_is if resource is None else state(resource)
@@ -59,6 +61,14 @@ def wait_for(
         if found in failed:
             raise BuildError(f"{what}: is in state {shown}, expected {_either(target)}")
         now = time.monotonic()
+        if found:
+            last_state, last_shown = found, now
+        elif last_state and now - last_shown > SETTLE_SECONDS:
+            raise BuildError(
+                f"{what}: has vanished (it was {last_state} {now - last_shown:.0f} s ago), expected"
+                f" {_either(target)}",
+                hint="Somebody else removed it: the account's log of API calls may say who",
+            )
         if now - begun > deadline:
             raise BuildError(
                 f"{what}: still {shown} after {deadline:.0f} s, expected {_either(target)}"

@@ -152,16 +152,22 @@ class RunStart(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BUILDER_ID_FIELD_NUMBER: _builtins.int
+    UNDO_DEAD_FIELD_NUMBER: _builtins.int
     builder_id: _builtins.str
     """A builder that was prepared."""
+    undo_dead: _builtins.bool
+    """Nothing is built: what dead builds left on this VM is undone, which no Cancel ends. For the
+    successor of a service that died. The stream ends well when nothing of them is left.
+    """
     def __init__(
         self,
         *,
         builder_id: _builtins.str = ...,
+        undo_dead: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["builder_id", b"builder_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["builder_id", b"builder_id", "undo_dead", b"undo_dead"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

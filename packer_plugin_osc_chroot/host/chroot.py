@@ -73,6 +73,7 @@ class Chroot:
                 on_stderr=on_stderr,
                 on_started=on_started,
                 kill=self.host.kill,
+                on_pid=self.host.on_pid,
                 mark=mark,
             )
         except (OSError, ValueError) as error:

@@ -94,10 +94,14 @@ class Completed:
 
 @dataclass(frozen=True)
 class Host:
-    """How things are done on this machine: as ourselves, or through the user's wrapper."""
+    """How things are done on this machine: as ourselves, or through the user's wrapper.
+
+    `on_pid` gets the pid of each command that is started.
+    """
 
     wrap: Callable[[str], str] | None = None
     agent_argv: Sequence[str] = field(default_factory=default_agent_argv)
+    on_pid: Callable[[int], None] = lambda pid: None
 
     def command(self, argv: Sequence[str], *, privileged: bool = True) -> list[str]:
         """What is really executed for `argv`."""
@@ -229,6 +233,7 @@ class Host:
                 on_stdout=on_stdout,
                 on_stderr=err_lines.feed,
                 kill=self.kill,
+                on_pid=self.on_pid,
                 on_left=on_left,
             )
         except (OSError, ValueError) as error:

@@ -108,6 +108,26 @@ def find_disk(
         waited += _LOOK_EVERY
 
 
+def find_again(
+    volume_id: str, *, api_name: str, size: int, dev: Path = DEV, sysfs: Path = SYSFS
+) -> Path | None:
+    """The disk of a link that stands since before this VM was started; None where none is certain.
+
+    The kernel's own sdX is left out: it may be any disk now. `size` is in GiB.
+    """
+    there = _new_disks(size, before={}, dev=dev, sysfs=sysfs)
+    numbers = {device_number(each) for each in there}
+    for path in certain_paths(
+        api_name, _own_names(volume_id, api_name), there, dev=dev, sysfs=sysfs
+    ):
+        if path.parent == dev and path.name.startswith("sd"):
+            continue
+        node = Path(os.path.realpath(path))
+        if device_number(node) in numbers:
+            return node
+    return None
+
+
 def check_content(host: Host, disk: Disk, *, is_empty: bool, token: CancelToken) -> None:
     """The last proof before anything is written: a new volume is blank, one of a snapshot is not.
 

@@ -68,3 +68,12 @@ def mount_id_of(fd: int, process: int | str = "self") -> int | None:
     except OSError:
         pass
     return None
+
+
+def missing_dirs(path: str) -> list[str]:
+    """What of a path is not there, topmost first."""
+    missing: list[str] = []
+    while not os.path.lexists(path):
+        missing.insert(0, path)
+        path = os.path.dirname(path)
+    return missing

@@ -19,7 +19,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import check_unused
-from packer_plugin_osc_chroot.host.mountinfo import mounts_below
+from packer_plugin_osc_chroot.host.mountinfo import missing_dirs, mounts_below
 from packer_plugin_osc_chroot.host.procfs import Family, command_line
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
 from packer_plugin_osc_chroot.host.unmounting import release, umount_below
@@ -111,31 +111,39 @@ def mounted_root(
         mount(host, device, root, fstype=fstype, options=options, token=token)
         yield Path(root)
     finally:
-        undo = CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting {root} took too long")
-        mounted = any(each.mount_point == root for each in mounts_below(root))
         try:
-            umount_below(host, root, itself=True, ui=ui, token=undo, hurry=token.cancelled)
-            if mounted:
-                release(host, device, ui=ui, token=undo)
+            unmount_root(host, root, device, ui=ui, hurry=token.cancelled)
         finally:
-            # Only what is empty goes: nothing is lost where the root is still mounted. A failure
-            # must not hide what is said above, so the deadline is another.
-            last = CancelToken(deadline=_RMDIR_SECONDS)
-            with suppress(BuildError):
-                for path in reversed(made):
-                    host.run(["rmdir", "--", path], token=last, success=range(256))
+            remove_dirs(host, made)
+
+
+def unmount_root(
+    host: Host, root: str, device: str, *, ui: Ui, hurry: bool, token: CancelToken | None = None
+) -> None:
+    """Unmount everything at and below `root`, and have the device free. Raises UndoError."""
+    undo = token or CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting {root} took too long")
+    mounted = any(each.mount_point == root for each in mounts_below(root))
+    umount_below(host, root, itself=True, ui=ui, token=undo, hurry=hurry)
+    if mounted:
+        release(host, device, ui=ui, token=undo)
+
+
+def remove_dirs(host: Host, made: Sequence[str]) -> None:
+    """Only what is empty goes: nothing is lost where the root is still mounted.
+
+    A failure must not hide what is said before it, so the deadline is another.
+    """
+    last = CancelToken(deadline=_RMDIR_SECONDS)
+    with suppress(BuildError):
+        for path in reversed(made):
+            host.run(["rmdir", "--", path], token=last, success=range(256))
 
 
 def _make_dirs(host: Host, path: str, *, made: list[str], token: CancelToken) -> None:
     """`made` gets what was missing. Another build may remove a shared parent in between: again."""
     for attempt in range(5):
-        missing = []
-        each = path
-        while not os.path.lexists(each):
-            missing.append(each)
-            each = os.path.dirname(each)
-        made[:] = [*reversed(missing)]
-        if not missing:
+        made[:] = missing_dirs(path)
+        if not made:
             break
         try:
             host.run(["mkdir", "-p", "--", path], token=token)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, CommandError, UndoError
-from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.commands import Host, find_program
 from packer_plugin_osc_chroot.host.disk import GIB, Disk, block_size, partition_path, partitions
 from packer_plugin_osc_chroot.host.mounts import mounted_root
 from packer_plugin_osc_chroot.host.signatures import Signatures, read_signatures
@@ -21,6 +21,10 @@ _PARTITION_SECONDS = 15.0
 # When the kernel has not read the partition table by itself by then, it is asked to.
 _ASK_KERNEL_AFTER = 0.5
 _LOOK_EVERY = 0.05
+# How long the nodes of a new table must have been there.
+_STEADY_SECONDS = 0.3
+# There where udev runs.
+_UDEV = Path("/run/udev/control")
 
 # What may hold a root, by blkid's names.
 _ROOT_TYPES = ("ext4", "ext3", "ext2", "xfs", "btrfs", "f2fs", "jfs", "bcachefs")
@@ -80,6 +84,54 @@ def find_partition(
     found = read_signatures(host, path, token=token)
     _check_mountable(disk, path, found, is_default=is_default, host=host, token=token)
     return RootPartition(disk, path, found.fstype, is_default)
+
+
+def partition_table(disk: Disk, *, host: Host, token: CancelToken) -> tuple[str, ...]:
+    """The partitions of the table on the disk: number, start and sectors of each; none without one."""
+    columns = ["--show", "--noheadings", "--raw", "--output", "NR,START,SECTORS"]
+    # Without a table partx fails.
+    shown = host.run(["partx", *columns, str(disk.path)], token=token, success=(0, 1))
+    return tuple(line for line in shown.output.splitlines() if line[:1].isdigit())
+
+
+def settle_partitions(
+    disk: Disk, before: Sequence[str], *, host: Host, token: CancelToken
+) -> tuple[str, ...]:
+    """Where the table is another than `before`: wait until each of its partitions has its node.
+
+    Kernel and udev make them, and after a new table may take them away and make them again; so they
+    must stay for a moment. Where one does not appear nothing is said: whoever needs it says more.
+    Returns the table.
+    """
+    table = partition_table(disk, host=host, token=token)
+    if table == tuple(before):
+        return table
+    if _UDEV.exists() and find_program("udevadm") is not None:
+        host.run(
+            ["udevadm", "settle", f"--timeout={_PARTITION_SECONDS:.0f}"],
+            token=token,
+            success=(0, 1),
+        )
+    paths = [partition_path(disk.path, int(line.split()[0])) for line in table]
+    waited = steady = 0.0
+    shown: list[int | None] = []
+    while steady < _STEADY_SECONDS and waited < _PARTITION_SECONDS:
+        now = [_node_id(path) for path in paths]
+        steady = steady + _LOOK_EVERY if now == shown and None not in now else 0.0
+        shown = now
+        token.sleep(_LOOK_EVERY)
+        waited += _LOOK_EVERY
+        if None in now and abs(waited - _ASK_KERNEL_AFTER) < _LOOK_EVERY / 2:
+            _read_table(disk, host=host, token=token)
+    return table
+
+
+def _node_id(path: Path) -> int | None:
+    """What changes when a node is made anew; None where it is none of a disk that is there."""
+    try:
+        return path.stat().st_ctime_ns if block_size(path) is not None else None
+    except OSError:
+        return None
 
 
 def _check_mountable(

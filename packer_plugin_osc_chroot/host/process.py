@@ -41,13 +41,15 @@ def run_process(
     on_stderr: Sink,
     kill: Kill,
     mark: str = "",
+    on_pid: Callable[[int], None] = lambda pid: None,
     on_started: Callable[[], None] = lambda: None,
     on_left: Callable[[Family], None] = lambda family: None,
 ) -> int:
     """Run until the program ends; its status as Popen gives it (-n for a signal n).
 
-    `on_started` is called once the program runs; `on_left` where ending it early has not ended all
-    of its processes (one may hang in the kernel and go on with what it is at).
+    Once the program runs, `on_pid` gets its pid, and `on_started` is called; `on_left` where ending
+    it early has not ended all of its processes (one may hang in the kernel and go on with what it is
+    at).
     The program leads a session of its own. The sinks run in the calling thread; an exception from
     one ends the program like a cancel does. Children that outlive the program and hold its pipes
     are not waited for. Raises OSError where the program cannot be started, Cancelled.
@@ -91,6 +93,7 @@ def run_process(
     sinks = {child.stdout.fileno(): on_stdout, child.stderr.fileno(): on_stderr}
     alarm = _Alarm()
     try:
+        on_pid(child.pid)
         on_started()
         with token.on_cancel(alarm.ring):
             _pump(sinks, wake=wake_read, cancel=alarm.fd, exited=exited, token=token)

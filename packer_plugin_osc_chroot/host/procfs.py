@@ -16,6 +16,8 @@ class Process:
     parent: int
     session: int
     state: str
+    # In clock ticks since the boot: with the pid it names one process of this boot.
+    started: int
 
     @property
     def alive(self) -> bool:
@@ -37,7 +39,11 @@ def read_process(pid: int) -> Process | None:
     # The name stands in parentheses and may hold any character, so the fields count from the last.
     fields = text[text.rindex(b")") + 2 :].split()
     return Process(
-        pid=pid, parent=int(fields[1]), session=int(fields[3]), state=fields[0].decode("ascii")
+        pid=pid,
+        parent=int(fields[1]),
+        session=int(fields[3]),
+        state=fields[0].decode("ascii"),
+        started=int(fields[19]),
     )
 
 

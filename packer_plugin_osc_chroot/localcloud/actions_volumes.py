@@ -1,12 +1,12 @@
 """The actions on volumes and their links."""
 
 from packer_plugin_osc_chroot.localcloud import assumptions, filters
+from packer_plugin_osc_chroot.localcloud.attacher import NameTaken
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.idempotence import remember_id, remembered_id
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.quotas import check_quota
 from packer_plugin_osc_chroot.localcloud.region import Region
-from packer_plugin_osc_chroot.localcloud.remains import NameTaken
 from packer_plugin_osc_chroot.localcloud.state import Account, Link, Volume, new_id
 
 
@@ -132,7 +132,7 @@ async def link_volume(region: Region, account: Account, parameters: Json) -> Jso
     if region.trouble.is_taken(slot):
         raise in_use
     try:
-        region.disks.reserve(slot)
+        region.attacher.reserve(slot)
     except NameTaken:
         raise in_use from None
     link = Link(vm_id=vm.vm_id, device_name=device_name, slot=slot)
@@ -163,15 +163,19 @@ async def unlink_volume(region: Region, account: Account, parameters: Json) -> J
         raise ApiError("volume-not-in-use", f"The volume {volume.volume_id} is not linked.")
     if volume.volume_id == region.root_volume_id:
         raise ApiError("invalid-vm-state", "The root volume of a running VM cannot be unlinked.")
-    if link.state != "attached":
+    forced = parameters.get("ForceUnlink", False)
+    if link.state != "attached" and not forced:
         raise ApiError(
             "invalid-volume-state",
             f"The link of the volume {volume.volume_id} is {link.state}, not attached.",
         )
     if region.trouble.unlink_needs_snapshot:
         _check_copied(region, volume)
-    link.state = "detaching"
-    region.start(region.transitions.detach(volume, link))
+    if forced:
+        region.transitions.force(link)
+    if link.state != "detaching":
+        link.state = "detaching"
+        region.start(region.transitions.detach(volume, link))
     return {}
 
 

@@ -60,7 +60,8 @@ SNAPSHOT_QUEUE_SHARE = 0.1
 # says that unlinking and deleting are allowed, `Trouble` can have them refused: invalid-volume-state.
 
 # A link counts from LinkVolume on: the volume is in-use, its name taken, the link attaching. Only
-# an attached one can be unlinked. /dev/sdX and /dev/xvdX are one name.
+# an attached one can be unlinked; with ForceUnlink one that is on its way too, however long it has
+# been. /dev/sdX and /dev/xvdX are one name.
 LINK_DEVICE_NAME = re.compile(r"/dev/(?:sd|xvd)(?P<letters>[b-z][a-z]?)")
 ROOT_DEVICE_NAME = "/dev/sda1"
 VIRTUAL_DEVICE_NAME = re.compile(r"ephemeral\d+")

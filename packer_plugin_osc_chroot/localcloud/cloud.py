@@ -18,8 +18,10 @@ from typing import Any, Self, TypeVar
 
 from aiohttp import web
 
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
 from packer_plugin_osc_chroot.localcloud import control, saved, state
 from packer_plugin_osc_chroot.localcloud.add_source import Source, add_source
+from packer_plugin_osc_chroot.localcloud.attacher import Attacher
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.critical_path import Step, critical_path
 from packer_plugin_osc_chroot.localcloud.disks import Disks
@@ -32,6 +34,7 @@ from packer_plugin_osc_chroot.localcloud.images import (
 from packer_plugin_osc_chroot.localcloud.inventory import Inventory, take_inventory
 from packer_plugin_osc_chroot.localcloud.keeper import Keeper, bring_back
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
+from packer_plugin_osc_chroot.localcloud.loop_disks import LoopAttacher
 from packer_plugin_osc_chroot.localcloud.nodes import Style
 from packer_plugin_osc_chroot.localcloud.openapi import load_document
 from packer_plugin_osc_chroot.localcloud.record import Defect, Record, RecordedCall, Transition
@@ -53,6 +56,7 @@ class LocalCloud:
 
     With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root, and
     so does `own_disk`, which makes the VM's own disk on this machine; `nodes.py` has what `disks` are.
+    With `attacher` another machine is the VM, and linked volumes appear there.
     `trouble` may be a file, which is followed: `tell` gets a line each time it is read again.
     `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
@@ -70,6 +74,7 @@ class LocalCloud:
         https: bool = False,
         disks: Style = "xvd",
         own_disk: bool = False,
+        attacher: Attacher | None = None,
         tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
@@ -82,6 +87,7 @@ class LocalCloud:
         self._https = https
         self._style = disks
         self._own_disk = own_disk
+        self._attacher = attacher
         self._authorities: Path | None = None
         self._undo = ExitStack()
         self._loop = asyncio.new_event_loop()
@@ -108,7 +114,7 @@ class LocalCloud:
             self._trouble.check_actions(self._document.actions)
             self._remains: Remains = register(data=self._state)
             undo.callback(self._remains.remove)
-            self._disks = Disks(self._remains, style=self._style)
+            self._disks = Disks(self._remains.data)
             self._config_file = self._remains.directory / "config.json"
             # osc-sdk-python lets the profile file win over the environment: give it an empty one.
             self._config_file.write_text(json.dumps({"default": {}}))
@@ -155,9 +161,11 @@ class LocalCloud:
         return [Source(OmiEntry(id=TINY_IMAGE_ID, file=str(tiny)), tiny)]
 
     async def _open(self, sources: Sequence[Source], before: Saved | None) -> None:
+        here = LoopAttacher(self._remains, style=self._style)
         self._region = Region(
             accounts=self._accounts,
             disks=self._disks,
+            attacher=self._attacher or here,
             latency=self._latency,
             record=self._record,
             trouble=self._trouble,
@@ -171,7 +179,7 @@ class LocalCloud:
             await self._region.write()
         if self._own_disk:
             size = self._region.volumes[self._region.root_volume_id].size * GIB
-            await self._region.on_disk(self._disks.make_own_disk, size)
+            await self._region.on_disk(here.make_own_disk, size)
         self._region.start(self._region.history.keep())
         if self._trouble_file is not None:
             following = follow(
@@ -228,6 +236,8 @@ class LocalCloud:
             "OSC_ENDPOINT_API": f"{self.url}/api/v1",
             "OSC_CONFIG_FILE": str(self._config_file),
             "OSC_CHROOT_METADATA_URL": self._metadata_url,
+            # What builds here leave is no matter of a real Region, and goes with this one.
+            STATE_VARIABLE: str((self._state or self._remains.directory) / "journals"),
         }
         if self._authorities is not None:
             # Of Python's requests; of OpenSSL, curl and Go.
@@ -255,7 +265,12 @@ class LocalCloud:
 
     @property
     def record(self) -> list[RecordedCall]:
+        """Of the calls that only read, the newest few thousand."""
         return self._record.calls
+
+    @property
+    def calls_made(self) -> int:
+        return self._record.calls_made
 
     def critical_path(self, image_id: str) -> list[Step]:
         """What an OMI's making could not have been quicker than; empty where none was made."""

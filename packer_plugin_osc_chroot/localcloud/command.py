@@ -15,6 +15,7 @@ from packer_plugin_osc_chroot.localcloud.tell import PROGRAM, say
 from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 
 _DESCRIPTION = "A simulated OUTSCALE Region on this machine: no account, no cost."
+_EPILOG = f"`{PROGRAM} ACTION --help` tells the rest: start with run."
 
 
 def main(argv: list[str]) -> int:
@@ -44,7 +45,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
     actions = parser.add_subparsers(metavar="ACTION", dest="action", required=True)
     for add in (add_run, add_serve, add_status, add_export, add_clean):
         add(actions)

@@ -50,8 +50,8 @@ def add_clean(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     parser = actions.add_parser(
         "clean",
         help="remove what localclouds left that were killed",
-        description="Remove the mounts, loop devices, device nodes and files of localclouds that"
-        " were killed, and end processes that hold on to them. Those that run, and what is kept in"
+        description="Remove the mounts, loop devices, device nodes, links and files of localclouds"
+        " that were killed, and end processes that hold on to them. Those that run, and what is kept in"
         " directories (--state), stay as they are. Starting a localcloud does the same.",
     )
     parser.set_defaults(follow=clean_up)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from packer_plugin_osc_chroot.localcloud import examples
 from packer_plugin_osc_chroot.localcloud.child import Child
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.critical_path import describe
@@ -43,7 +44,8 @@ no OMI to export; 2 for a wrong command line; 127 when COMMAND could not be star
 example:
   {PROGRAM} run --source-omi ami-12345678=debian.raw --export new.raw \\
       -- packer build template.pkr.hcl
-"""
+
+{examples.epilog()}"""
 
 # How long what COMMAND left may go without a call before nobody is taken to be undoing it, and how
 # long that is waited for in all.
@@ -84,7 +86,7 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
             say(f"ended what a killed localcloud had left: process {process}")
         status = child.run(command, cloud.child_environment(os.environ))
         _let_undoing_finish(cloud, stop=child.asked_to_stop)
-        say(f"after {time.monotonic() - started:.1f} s and {len(cloud.record)} calls:")
+        say(f"after {time.monotonic() - started:.1f} s and {cloud.calls_made} calls:")
         inventory = cloud.inventory()
         for line in inventory.lines():
             say(f"  {line}")
@@ -108,12 +110,12 @@ def _let_undoing_finish(cloud: LocalCloud, *, stop: Callable[[], bool]) -> None:
     the user's will.
     """
     begun = quiet_since = time.monotonic()
-    calls = len(cloud.record)
+    calls = cloud.calls_made
     told = False
     while not stop() and cloud.leftovers():
         now = time.monotonic()
-        if len(cloud.record) != calls:
-            calls, quiet_since = len(cloud.record), now
+        if cloud.calls_made != calls:
+            calls, quiet_since = cloud.calls_made, now
         if now - quiet_since > _QUIET_SECONDS or now - begun > _UNDOING_SECONDS:
             return
         if not told and now - begun > 1.0:

@@ -5,6 +5,7 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 
+from packer_plugin_osc_chroot.localcloud import examples
 from packer_plugin_osc_chroot.localcloud.region_options import (
     UsageError,
     add_region_options,
@@ -27,7 +28,8 @@ linked again, under the same names, when DIR is next given.
 _EPILOG = f"""\
 example:
   {PROGRAM} serve --state region --source-omi ami-12345678=debian.raw
-"""
+
+{examples.epilog()}"""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # These would win over what is exported, or mix with it.
 _OTHER_VARIABLES = (

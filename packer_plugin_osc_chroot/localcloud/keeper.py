@@ -8,9 +8,9 @@ import asyncio
 from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud import saved
+from packer_plugin_osc_chroot.localcloud.attacher import NameTaken
 from packer_plugin_osc_chroot.localcloud.disks import ForeignFile
 from packer_plugin_osc_chroot.localcloud.region import Region
-from packer_plugin_osc_chroot.localcloud.remains import NameTaken
 from packer_plugin_osc_chroot.localcloud.saved import ForeignData, Saved, UsedToken
 from packer_plugin_osc_chroot.localcloud.state import Link, Snapshot, Volume
 
@@ -127,7 +127,7 @@ def _resume_volume(region: Region, volume: Volume) -> list[str]:
 
 def _link_again(region: Region, volume: Volume, link: Link) -> list[str]:
     try:
-        region.disks.reserve(link.slot)
+        region.attacher.reserve(link.slot)
     except NameTaken:
         return [
             f"link of volume {volume.volume_id}: {link.device_name} is in use on this machine now"

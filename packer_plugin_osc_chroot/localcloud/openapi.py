@@ -5,6 +5,7 @@ need of it is kept as JSON in the user's cache under the hash of the YAML. A fro
 that JSON ready-made, written by `python -m packer_plugin_osc_chroot.localcloud.openapi OUT`.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 from importlib import resources
 from importlib.util import find_spec
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.exceptions import ValidationError
 from referencing import Registry
 from referencing.jsonschema import DRAFT202012
@@ -55,7 +57,8 @@ class Document:
         return self._check(f"{action}Request", body)
 
     def check_response(self, action: str, body: object) -> list[Problem]:
-        return self._check(f"{action}Response", body)
+        """Formats (dates, tokens) count too: what is wrong with them in a request, actions say."""
+        return self._check(f"{action}Response", body, formats=_FORMATS)
 
     def check_error(self, body: object) -> list[Problem]:
         return self._check("ErrorResponse", body)
@@ -64,16 +67,19 @@ class Document:
         """The names that `schema` declares (`FiltersVolume`, …)."""
         return frozenset(self.schemas[schema].get("properties", {}))
 
-    def _check(self, schema: str, body: object) -> list[Problem]:
-        errors = self._validator(schema).iter_errors(body)
+    def _check(
+        self, schema: str, body: object, *, formats: FormatChecker | None = None
+    ) -> list[Problem]:
+        errors = self._validator(schema, formats).iter_errors(body)
         return sorted((_problem(error) for error in errors), key=lambda problem: problem.path)
 
-    def _validator(self, schema: str) -> Draft202012Validator:
+    def _validator(self, schema: str, formats: FormatChecker | None) -> Draft202012Validator:
         validator = self._validators.get(schema)
         if validator is None:
             validator = Draft202012Validator(
                 {"$ref": f"{_DOCUMENT_URI}#/components/schemas/{schema}"},
                 registry=self._registry,
+                format_checker=formats,
             )
             self._validators[schema] = validator
         return validator
@@ -87,6 +93,19 @@ class Document:
         resource = DRAFT202012.create_resource({"components": {"schemas": self.schemas}})
         registry: Registry[Any] = Registry().with_resource(_DOCUMENT_URI, resource)
         return registry
+
+
+_FORMATS = FormatChecker(formats=())
+
+
+@_FORMATS.checks("date-time", raises=ValueError)
+def _is_date_time(value: object) -> bool:
+    return not isinstance(value, str) or datetime.fromisoformat(value).tzinfo is not None
+
+
+@_FORMATS.checks("byte", raises=ValueError)
+def _is_base64(value: object) -> bool:
+    return not isinstance(value, str) or bool(base64.b64decode(value, validate=True))
 
 
 def _problem(error: ValidationError) -> Problem:

@@ -1,11 +1,14 @@
 """The record of every call: kept in memory, and written as JSON lines where asked for.
 
+In memory are all calls that change something, and the newest of those that read.
+
 A call's line: time, action, account, parameters, status, answer, duration in seconds. Keys and
 signatures are in no parameter and no answer, so nothing has to be removed. What a call set on its way
 has a line of its own once it is there: time, action, resource, state, seconds.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TextIO
@@ -52,19 +55,25 @@ class Defect:
         return self.text
 
 
+# A Region may be up for days, with somebody waiting in it.
+_READS_KEPT = 5_000
+
+
 class Record:
     """Appended to by the Region's thread alone; others read copies."""
 
     def __init__(self, *, clock: Callable[[], str], stream: TextIO | None = None) -> None:
         self._clock = clock
         self._stream = stream
-        self._calls: list[RecordedCall] = []
+        self._calls: dict[int, RecordedCall] = {}
+        self._reads: deque[int] = deque()
+        self.calls_made = 0
         self._transitions: list[Transition] = []
         self._defects: list[Defect] = []
 
     @property
     def calls(self) -> list[RecordedCall]:
-        return list(self._calls)
+        return list(self._calls.values())
 
     @property
     def transitions(self) -> list[Transition]:
@@ -75,7 +84,12 @@ class Record:
         return list(self._defects)
 
     def add_call(self, call: RecordedCall) -> None:
-        self._calls.append(call)
+        self.calls_made += 1
+        self._calls[self.calls_made] = call
+        if call.action.startswith("Read"):
+            self._reads.append(self.calls_made)
+            if len(self._reads) > _READS_KEPT:
+                del self._calls[self._reads.popleft()]
         self._write(asdict(call))
 
     def add_transition(self, action: str, resource: str, *, state: str, seconds: float) -> None:

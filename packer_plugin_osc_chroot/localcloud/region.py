@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from packer_plugin_osc_chroot.localcloud import assumptions
+from packer_plugin_osc_chroot.localcloud.attacher import Attacher
 from packer_plugin_osc_chroot.localcloud.disks import Disks
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.hazards import Hazards
@@ -51,6 +52,7 @@ class Region:
         *,
         accounts: Sequence[Account],
         disks: Disks,
+        attacher: Attacher,
         latency: Latency,
         record: Record,
         trouble: Trouble,
@@ -61,6 +63,7 @@ class Region:
         # Has what changed written where the Region is kept (see `keeper.py`).
         self.write: Callable[[], Awaitable[None]] = _nowhere
         self.disks = disks
+        self.attacher = attacher
         self.latency = latency
         self.record = record
         self.hazards = Hazards(trouble)

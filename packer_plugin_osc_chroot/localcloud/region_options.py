@@ -33,7 +33,7 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         "--catalogue",
         metavar="FILE",
         type=_catalogue,
-        help="a TOML file with accounts, quotas and OMIs (the README has an example)",
+        help="a TOML file with accounts, quotas and OMIs (an example is below)",
     )
     parser.add_argument(
         "--latency",
@@ -49,8 +49,8 @@ def add_region_options(parser: argparse.ArgumentParser) -> None:
         "--trouble",
         metavar="FILE",
         type=Path,
-        help="a TOML file with what is to go wrong; it is read again whenever it changes (the README"
-        " has an example)",
+        help="a TOML file with what is to go wrong (an example is below); it is read again whenever it"
+        " changes",
     )
     parser.add_argument(
         "--disks",

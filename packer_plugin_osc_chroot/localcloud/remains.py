@@ -18,11 +18,8 @@ from pathlib import Path
 
 from packer_plugin_osc_chroot.host.holders_scan import Holder
 from packer_plugin_osc_chroot.localcloud import loops, nodes, users
+from packer_plugin_osc_chroot.localcloud.attacher import NameTaken
 from packer_plugin_osc_chroot.localcloud.freeing import free
-
-
-class NameTaken(Exception):
-    """The device name is in use on this machine."""
 
 
 def runtime_directory() -> Path:

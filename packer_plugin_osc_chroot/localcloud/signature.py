@@ -1,7 +1,8 @@
-"""Checks the signatures of requests (OSC4-HMAC-SHA256).
+"""Checks the signatures of requests: OSC4-HMAC-SHA256, or AWS4-HMAC-SHA256 as OUTSCALE's Go SDK signs.
 
 The header is `OSC4-HMAC-SHA256 Credential=KEY/DATE/REGION/api/osc4_request, SignedHeaders=a;b,
-Signature=HEX`. The signed host may lack the port: osc-sdk-python signs it without one.
+Signature=HEX`; in the other, AWS4 and aws4 stand for OSC4 and osc4, X-Amz-Date for X-Osc-Date. The
+signed host may lack the port: osc-sdk-python signs it without one.
 """
 
 import hashlib
@@ -14,13 +15,14 @@ from datetime import UTC, datetime, timedelta
 from packer_plugin_osc_chroot.localcloud import assumptions
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 
-_ALGORITHM = "OSC4-HMAC-SHA256"
 _HEADER = re.compile(
-    rf"{_ALGORITHM} Credential=(?P<key>[^/\s,]+)/(?P<date>\d{{8}})/(?P<region>[^/,]+)"
-    r"/(?P<service>[^/,]+)/osc4_request, ?SignedHeaders=(?P<headers>[a-z0-9;-]+),"
+    r"(?P<family>OSC|AWS)4-HMAC-SHA256 Credential=(?P<key>[^/\s,]+)/(?P<date>\d{8})/(?P<region>[^/,]+)"
+    r"/(?P<service>[^/,]+)/(?P<end>(?:osc|aws)4_request), ?SignedHeaders=(?P<headers>[a-z0-9;-]+),"
     r" ?Signature=(?P<signature>[0-9a-f]{64})"
 )
-_MUST_BE_SIGNED = ("host", "x-osc-date")
+_DATE_HEADERS = {"OSC": "x-osc-date", "AWS": "x-amz-date"}
+# What osc-sdk-python and osc-sdk-go call the service.
+_SERVICES = ("api", "oapi")
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,8 @@ class SignatureChecker:
         if not header:
             raise _denied("The request is not signed: it has no Authorization header.")
         parts = _HEADER.fullmatch(header.strip())
-        if parts is None:
-            raise _denied(f"The Authorization header is not of the form of {_ALGORITHM}.")
+        if parts is None or parts["end"] != f"{parts['family'].lower()}4_request":
+            raise _denied("The Authorization header is not of the form of OSC4-HMAC-SHA256.")
         key = parts["key"]
         secret = self._secrets.get(key)
         if secret is None:
@@ -84,33 +86,31 @@ class SignatureChecker:
         return key
 
     def _check_scope(self, request: SignedRequest, parts: re.Match[str]) -> None:
-        if parts["region"] != self._region or parts["service"] != "api":
+        if parts["region"] != self._region or parts["service"] not in _SERVICES:
             raise _denied(
                 f"The request is signed for {parts['region']}/{parts['service']}, this is"
                 f" {self._region}/api."
             )
-        for name in _MUST_BE_SIGNED:
+        date_header = _DATE_HEADERS[parts["family"]]
+        for name in ("host", date_header):
             if name not in parts["headers"].split(";"):
                 raise _denied(f"The header {name} must be signed.")
         try:
-            date = datetime.strptime(request.headers.get("x-osc-date", ""), "%Y%m%dT%H%M%SZ")
+            date = datetime.strptime(request.headers.get(date_header, ""), "%Y%m%dT%H%M%SZ")
         except ValueError:
-            raise _denied("X-Osc-Date must have the form YYYYMMDDTHHMMSSZ.") from None
+            raise _denied(f"{date_header} must have the form YYYYMMDDTHHMMSSZ.") from None
         if date.strftime("%Y%m%d") != parts["date"]:
-            raise _denied("The date of the credential scope is not that of X-Osc-Date.")
+            raise _denied(f"The date of the credential scope is not that of {date_header}.")
         skew = abs(self._now() - date.replace(tzinfo=UTC))
         if skew > timedelta(seconds=assumptions.SIGNATURE_SKEW_SECONDS):
-            raise _denied(f"X-Osc-Date is {int(skew.total_seconds())} s off the Region's clock.")
+            raise _denied(f"{date_header} is {int(skew.total_seconds())} s off the Region's clock.")
 
     def _check_signature(self, request: SignedRequest, parts: re.Match[str], secret: str) -> None:
         host = request.headers.get("host", "")
         without_port = re.sub(r":\d+$", "", host)
         for signed_host in (host, without_port):
             headers = {**request.headers, "host": signed_host}
-            signature = _signature(
-                request, headers=headers, names=parts["headers"].split(";"), secret=secret,
-                scope=(parts["date"], parts["region"], parts["service"], "osc4_request"),
-            )  # fmt: skip
+            signature = _signature(request, headers=headers, parts=parts, secret=secret)
             if hmac.compare_digest(signature, parts["signature"]):
                 return
         raise _denied("The signature is not the one that the request and the secret key give.")
@@ -124,10 +124,11 @@ def _signature(
     request: SignedRequest,
     *,
     headers: Mapping[str, str],
-    names: list[str],
+    parts: re.Match[str],
     secret: str,
-    scope: tuple[str, ...],
 ) -> str:
+    names = parts["headers"].split(";")
+    scope = (parts["date"], parts["region"], parts["service"], parts["end"])
     path, _, query = request.path.partition("?")
     canonical_headers = "".join(f"{name}:{headers.get(name, '').strip()}\n" for name in names)
     canonical = "\n".join(
@@ -142,13 +143,13 @@ def _signature(
     )
     to_sign = "\n".join(
         (
-            _ALGORITHM,
-            headers.get("x-osc-date", ""),
+            f"{parts['family']}4-HMAC-SHA256",
+            headers.get(_DATE_HEADERS[parts["family"]], ""),
             "/".join(scope),
             hashlib.sha256(canonical.encode()).hexdigest(),
         )
     )
-    signing_key = f"OSC4{secret}".encode()
+    signing_key = f"{parts['family']}4{secret}".encode()
     for part in scope:
         signing_key = hmac.digest(signing_key, part.encode(), "sha256")
     return hmac.digest(signing_key, to_sign.encode(), "sha256").hex()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from packer_plugin_osc_chroot.localcloud import assumptions
-from packer_plugin_osc_chroot.localcloud.disks import Attachment
+from packer_plugin_osc_chroot.localcloud.attacher import Attachment
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.quotas import Quotas
 

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from packer_plugin_osc_chroot.localcloud import assumptions
-from packer_plugin_osc_chroot.localcloud.disks import Attachment
+from packer_plugin_osc_chroot.localcloud.attacher import Attachment, NameTaken
 from packer_plugin_osc_chroot.localcloud.files import GIB
-from packer_plugin_osc_chroot.localcloud.remains import NameTaken
 from packer_plugin_osc_chroot.localcloud.state import (
     Image,
     Link,
@@ -44,6 +43,8 @@ class Transitions:
         self._attachments: dict[str, Attachment] = {}
         # Set once a link's disk has appeared, or will not.
         self._settled: dict[str, asyncio.Event] = {}
+        # Of links that would stay on their way for ever, and may be forced.
+        self._stuck: dict[str, asyncio.Event] = {}
         self._watch = NodeWatch(
             asyncio.get_running_loop(), changed=lambda node: self._read(node.name)
         )
@@ -101,7 +102,9 @@ class Transitions:
                 return
             attachment = volume.link.attachment if volume.link is not None else None
             size = update.target.size * GIB
-            await self._region.on_disk(self._disks.grow_volume, volume.volume_id, size, attachment)
+            await self._region.on_disk(self._disks.grow_volume, volume.volume_id, size=size)
+            if attachment is not None:
+                await self._region.on_disk(attachment.update_size)
             volume.size, volume.iops = update.target.size, update.target.iops
             volume.volume_type, volume.task_id = update.target.volume_type, ""
             update.state, update.progress, update.completed = "completed", 100, now()
@@ -112,11 +115,14 @@ class Transitions:
         try:
             with self._timed("LinkVolume", volume, volume.volume_id):
                 await asyncio.sleep(self._region.latency.link)
-                await _unless_never(end)
-                if end == "no-disk":
-                    link.state = "attached"
+                if end == "never":
+                    await self._until_forced(link)
                     return
-                if self._region.latency.disk:
+                if end == "no-disk":
+                    if link.state == "attaching":
+                        link.state = "attached"
+                    return
+                if self._region.latency.disk and link.state == "attaching":
                     link.state = "attached"
                     await asyncio.sleep(self._region.latency.disk)
                 await self._attach_disk(volume, link)
@@ -125,19 +131,21 @@ class Transitions:
 
     async def _attach_disk(self, volume: Volume, link: Link) -> None:
         try:
+            file = self._disks.volume_file(volume.volume_id)
             attachment = await self._region.on_disk(
-                self._disks.attach, volume.volume_id, slot=link.slot
+                self._region.attacher.attach, file, slot=link.slot
             )
         except (OSError, NameTaken) as error:
-            self._disks.release(link.slot)
+            self._region.attacher.release(link.slot)
             volume.link, volume.state = None, "available"
             self._record.add_defect(
                 f"localcloud: attaching {volume.volume_id} as {link.slot} failed: {error}"
             )
             return
         self._attachments[attachment.name] = attachment
-        self._watch.add(attachment.node)
-        await self._region.on_disk(self._disks.update_partitions, attachment)
+        if attachment.is_here:
+            self._watch.add(attachment.node)
+        await self._region.on_disk(attachment.update_partitions)
         link.attachment = attachment
         if link.state == "attaching":
             link.state = "attached"
@@ -149,17 +157,26 @@ class Transitions:
             await asyncio.gather(
                 asyncio.sleep(self._region.latency.unlink), self._check_unused(volume, link)
             )
-            await _unless_never(end)
+            if end == "never":
+                await self._until_forced(link)
             await self._check_written(volume.volume_id)
             await self._detach_disk(volume, link)
+            self._stuck.pop(link.slot, None)
             volume.link, volume.state = None, "available"
+
+    def force(self, link: Link) -> None:
+        """Let a link that is stuck, or will be, go on to its end."""
+        self._stuck.setdefault(link.slot, asyncio.Event()).set()
+
+    async def _until_forced(self, link: Link) -> None:
+        await self._stuck.setdefault(link.slot, asyncio.Event()).wait()
 
     async def _detach_disk(self, volume: Volume, link: Link) -> None:
         if link.attachment is None:
-            self._disks.release(link.slot)
+            self._region.attacher.release(link.slot)
             return
         del self._attachments[link.attachment.name]
-        if not await self._region.on_disk(self._disks.detach, link.attachment):
+        if not await self._region.on_disk(link.attachment.detach):
             self._record.add_defect(
                 f"{volume.volume_id} ({link.attachment.node}) was taken away from a user that still"
                 " has it: the kernel keeps the disk until that user is gone"
@@ -168,7 +185,7 @@ class Transitions:
     async def _check_unused(self, volume: Volume, link: Link) -> None:
         if link.attachment is None:
             return
-        users = await self._region.on_disk(self._disks.users_of, link.attachment)
+        users = await self._region.on_disk(link.attachment.users)
         if users:
             self._record.add_defect(
                 f"UnlinkVolume of {volume.volume_id} while {link.attachment.node} is in use:"
@@ -179,7 +196,7 @@ class Transitions:
         """The disk `name` was written: its partitions may be other ones now."""
         attachment = self._attachments.get(name)
         if attachment is not None:
-            self._region.start(self._region.on_disk(self._disks.update_partitions, attachment))
+            self._region.start(self._region.on_disk(attachment.update_partitions))
 
     # Snapshots
 
@@ -203,13 +220,13 @@ class Transitions:
         attachment = volume.link.attachment if volume.link is not None else None
         if attachment is None:
             return
-        mounts = await self._region.on_disk(self._disks.mounts_of, attachment)
+        mounts = await self._region.on_disk(attachment.mounts)
         if mounts:
             self._record.add_defect(
                 f"CreateSnapshot of {volume.volume_id} while {attachment.node} is mounted on"
                 f" {', '.join(mounts)}"
             )
-        written = await self._region.on_disk(self._disks.flush, attachment)
+        written = await self._region.on_disk(attachment.flush)
         if written is not None:
             snapshot.writes = attachment, written
 
@@ -258,7 +275,7 @@ class Transitions:
             if snapshot.state == "completed":
                 continue
             attachment, before = snapshot.writes
-            written = await self._region.on_disk(self._disks.flush, attachment)
+            written = await self._region.on_disk(attachment.flush)
             if written is None or written == before or snapshot.writes is None:
                 continue
             snapshot.writes = None

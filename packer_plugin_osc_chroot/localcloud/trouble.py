@@ -167,8 +167,8 @@ class Trouble:
     fates: Sequence[Fate] = ()
     rates: Sequence[Rate] = ()
     refusals: Sequence[Refusal] = ()
-    taken_names: Collection[str] = ()
-    forbidden: Collection[str] = ()
+    taken_names: Sequence[str] = ()
+    forbidden: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.stale_reads < 0:
@@ -192,38 +192,10 @@ def _slot(device_name: str) -> str:
     return f"xvd{name[2:]}" if name.startswith("sd") else name
 
 
-@dataclass(frozen=True)
-class _File:
-    """The same in a file, under the names that read well there."""
-
-    stale_reads: float = 0.0
-    unlink_needs_snapshot: bool = False
-    delete_needs_snapshot: bool = False
-    delete_snapshot_needs_completed: bool = False
-    fault: Sequence[Fault] = ()
-    fate: Sequence[Fate] = ()
-    rate: Sequence[Rate] = ()
-    refusal: Sequence[Refusal] = ()
-    taken_names: Sequence[str] = ()
-    forbidden: Sequence[str] = ()
-
-
 def load_trouble(file: Path, *, actions: Collection[str]) -> Trouble:
     """From a TOML file; `actions` are those that the API has. Raises toml_file.FileError."""
-    found = toml_file.load(file, _File)
+    trouble = toml_file.load(file, Trouble)
     try:
-        trouble = Trouble(
-            stale_reads=found.stale_reads,
-            unlink_needs_snapshot=found.unlink_needs_snapshot,
-            delete_needs_snapshot=found.delete_needs_snapshot,
-            delete_snapshot_needs_completed=found.delete_snapshot_needs_completed,
-            faults=found.fault,
-            fates=found.fate,
-            rates=found.rate,
-            refusals=found.refusal,
-            taken_names=found.taken_names,
-            forbidden=found.forbidden,
-        )
         trouble.check_actions(actions)
     except ValueError as error:
         raise toml_file.FileError(f"{file}: {error}") from None

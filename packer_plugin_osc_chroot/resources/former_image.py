@@ -10,6 +10,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map, create_tags
 from packer_plugin_osc_chroot.cloud.wait import sent_once
 from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.image import (
     Json,
@@ -19,7 +20,6 @@ from packer_plugin_osc_chroot.resources.image import (
     images_named,
     parse_request,
     read_image,
-    snapshots_of,
     wait_for_image,
 )
 from packer_plugin_osc_chroot.resources.removal import Attempt
@@ -67,26 +67,29 @@ def _deregister(cloud: Cloud, image: Json, *, phases: Phases, token: CancelToken
     attempt = Attempt(resource_id=image_id)
     draft = phases.draft(
         "deregistered OMI",
-        lambda: _bring_back(cloud, image, attempt, ui=ui),
+        lambda: bring_back(cloud, image, ui=ui) if attempt.may_stand else None,
         describe=lambda: _lost(image) if attempt.may_stand else "",
     )
     with draft, attempt.sending():
+        # On the disk before: where this build is killed, the next one brings it back.
+        cloud.journal.former(image)
         delete_image(cloud, image_id, token=token)
 
 
 def _lost(image: Json) -> str:
-    snapshots = ", ".join(snapshots_of(image))
+    snapshots = ", ".join(snapshots_in(image))
     return (
         f'the former OMI "{image.get("ImageName")}" ({image["ImageId"]}), deregistered;'
         f" its snapshots are there: {snapshots}"
     )
 
 
-def _bring_back(cloud: Cloud, image: Json, attempt: Attempt, *, ui: Ui) -> None:
-    """Register it again from its snapshots, as it was but for the id. Raises UndoError."""
-    if not attempt.may_stand:
-        return
-    token = undo_token()
+def bring_back(cloud: Cloud, image: Json, *, ui: Ui, token: CancelToken | None = None) -> None:
+    """Register it again from its snapshots, as it was but for the id, unless it is there.
+
+    Without a `token` it has the time that undoing has. Raises UndoError.
+    """
+    token = token or undo_token()
     name, image_id = image.get("ImageName"), str(image["ImageId"])
     ui.say(f'Registering the former OMI "{name}" again...')
     try:
@@ -106,18 +109,23 @@ def _bring_back(cloud: Cloud, image: Json, attempt: Attempt, *, ui: Ui) -> None:
 
 
 def _register(cloud: Cloud, image: Json, *, token: CancelToken) -> str:
+    """The id of what is registered from the same root snapshot under the name, now or already."""
     image_id, account_id = str(image["ImageId"]), str(image.get("AccountId", ""))
     request = parse_request(image)
     root = str((request.root.get("Bsu") or {}).get("SnapshotId", ""))
-
-    def send() -> str:
-        return create_image(cloud, request.body(root), name_is_new=False, token=token)
 
     def find() -> str | None:
         return find_by_snapshot(
             cloud, request.name, account_id, root, token=token, other_than=image_id
         )
 
+    def send() -> str:
+        # Whatever becomes of this build, nobody is to take it back.
+        body = request.body(root)
+        return create_image(cloud, body, name_is_new=False, token=token, journaled=False)
+
+    if (again := find()) is not None:
+        return again
     try:
         return sent_once(send, find, token=token)
     except CloudError as error:
@@ -156,7 +164,7 @@ def delete_former_snapshots(
     """
     token = CancelToken(deadline=_SNAPSHOT_SECONDS, reason="the API did not allow it in time")
     gone = {str(image["ImageId"]) for image in former}
-    wanted = [each for image in former for each in snapshots_of(image) if each not in in_use]
+    wanted = [each for image in former for each in snapshots_in(image) if each not in in_use]
     if not wanted:
         return
     try:
@@ -184,7 +192,7 @@ def _users(
         snapshot_id: image["ImageId"]
         for image in images
         if image["ImageId"] not in gone
-        for snapshot_id in snapshots_of(image)
+        for snapshot_id in snapshots_in(image)
     }
 
 

@@ -11,6 +11,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
@@ -80,7 +81,7 @@ class ImageRequest:
     @property
     def snapshot_ids(self) -> list[str]:
         """The snapshots that it names beside the new one."""
-        return snapshots_of({"BlockDeviceMappings": self.other_mappings})
+        return snapshots_in({"BlockDeviceMappings": self.other_mappings})
 
 
 def parse_source(image: Json) -> SourceImage:
@@ -182,17 +183,7 @@ def register_image(
     """
     ui.say(f'Registering OMI "{request.name}"...')
     attempt = Attempt()
-
-    removal = Removal(
-        kind="OMI",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed=f'named "{request.name}"',
-        find=lambda undo: find_by_snapshot(
-            cloud, request.name, account_id, snapshot_id, token=undo
-        ),
-        delete=lambda key, undo: delete_image(cloud, key, token=undo),
-    )
+    removal = image_removal(cloud, request.name, account_id, snapshot_id)
 
     def send() -> str:
         body = request.body(snapshot_id)
@@ -212,17 +203,32 @@ def register_image(
     return attempt.resource_id
 
 
-def create_image(cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelToken) -> str:
+def create_image(
+    cloud: Cloud, body: Json, *, name_is_new: bool, token: CancelToken, journaled: bool = True
+) -> str:
     """CreateImage, sent anew while a name that was just given up is refused as taken."""
     begun = time.monotonic()
     while True:
         try:
-            return str(cloud.change("CreateImage", token=token, **body)["Image"]["ImageId"])
+            answer = cloud.change("CreateImage", token=token, journaled=journaled, **body)
+            return str(answer["Image"]["ImageId"])
         except CloudError as error:
             if name_is_new or error.status != 409 or time.monotonic() - begun > _NAME_SECONDS:
                 raise
             log.info("the name is not free yet: %s", error)
             token.sleep(0.5)
+
+
+def image_removal(cloud: Cloud, name: str, account_id: str, snapshot_id: str) -> Removal:
+    """How an image goes that was made with that name from that snapshot."""
+    return Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'named "{name}"',
+        find=lambda undo: find_by_snapshot(cloud, name, account_id, snapshot_id, token=undo),
+        delete=lambda key, undo: delete_image(cloud, key, token=undo),
+    )
 
 
 def wait_for_image(
@@ -249,12 +255,6 @@ def delete_image(cloud: Cloud, image_id: str, *, token: CancelToken) -> None:
     )
 
 
-def snapshots_of(image: Json) -> list[str]:
-    """The snapshots that an image's mappings name."""
-    bsus = [mapping.get("Bsu") or {} for mapping in image.get("BlockDeviceMappings") or ()]
-    return [str(bsu["SnapshotId"]) for bsu in bsus if bsu.get("SnapshotId")]
-
-
 def find_by_snapshot(
     cloud: Cloud,
     name: str,
@@ -266,6 +266,6 @@ def find_by_snapshot(
 ) -> str | None:
     """The id of the image of that name that uses the snapshot, if there is one."""
     for image in images_named(cloud, name, account_id, token=token):
-        if snapshot_id in snapshots_of(image) and image.get("ImageId") != other_than:
+        if snapshot_id in snapshots_in(image) and image.get("ImageId") != other_than:
             return str(image["ImageId"])
     return None

@@ -16,7 +16,7 @@ from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, U
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names
-from packer_plugin_osc_chroot.host.disk import Disk, disks, is_claimed, mounts_of
+from packer_plugin_osc_chroot.host.disk import Disk, disks, instance_of, is_claimed, mounts_of
 from packer_plugin_osc_chroot.host.disk_search import UnprovedDisk, check_content, find_disk
 from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
@@ -71,23 +71,49 @@ def linked_volume(
             )
         attempt.disk_path = disk.path
         check_content(host, disk, is_empty=is_empty, token=token)
+        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
         named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
         ui.message(f"Disk: {disk.path}{named}")
         yield disk
     finally:
-        undo = undo_token()
-        try:
-            # Sent once a link may stand, whatever a read shows: it may be an old one.
-            if attempt.may_stand:
-                if attempt.disk_path is not None:
-                    _await_free(host, attempt.disk_path, token=undo, ui=ui)
-                _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=undo, ui=ui)
-        except BuildError as error:
-            raise UndoError(
-                f"volume {volume_id} stays linked to {vm_id} as {attempt.name}: {error.message}",
-                left=(f"link of volume {volume_id} to VM {vm_id}",),
-                hint=f"Unlink it: osc-cli api UnlinkVolume --VolumeId {volume_id}",
-            ) from error
+        # Sent once a link may stand, whatever a read shows: it may be an old one.
+        if attempt.may_stand:
+            undo_link(
+                cloud,
+                volume_id,
+                vm_id=vm_id,
+                name=attempt.name,
+                disk=attempt.disk_path,
+                host=host,
+                timeout=timeout,
+                ui=ui,
+                token=undo_token(),
+            )
+
+
+def undo_link(
+    cloud: Cloud,
+    volume_id: str,
+    *,
+    vm_id: str,
+    name: str,
+    disk: Path | None,
+    host: Host,
+    timeout: float,
+    ui: Ui,
+    token: CancelToken,
+) -> None:
+    """Unlink a volume, once nothing has its disk; `timeout` in seconds. Raises UndoError."""
+    try:
+        if disk is not None:
+            _await_free(host, disk, token=token, ui=ui)
+        _unlink(cloud, volume_id, vm_id=vm_id, timeout=timeout, token=token, ui=ui)
+    except BuildError as error:
+        raise UndoError(
+            f"volume {volume_id} stays linked to {vm_id} as {name}: {error.message}",
+            left=(f"link of volume {volume_id} to VM {vm_id}",),
+            hint=f"Unlink it: osc-cli api UnlinkVolume --VolumeId {volume_id}",
+        ) from error
 
 
 @dataclasses.dataclass

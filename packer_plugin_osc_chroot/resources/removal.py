@@ -50,14 +50,15 @@ class Removal:
         """What may stand, as a user calls it; empty where nothing does."""
         return f"{self.kind} {attempt.resource_id or self.unnamed}" if attempt.may_stand else ""
 
-    def run(self, attempt: Attempt, *, ui: Ui) -> None:
+    def run(self, attempt: Attempt, *, ui: Ui, token: CancelToken | None = None) -> None:
         """Without an id it is looked for, as long as the API may not show it yet.
 
-        Raises UndoError naming what is left and the command that removes it.
+        Without a `token` it has the time that undoing has. Raises UndoError naming what is left and
+        the command that removes it.
         """
         if not attempt.may_stand:
             return
-        token = undo_token()
+        token = token or undo_token()
         try:
             if not attempt.resource_id:
                 attempt.resource_id = look_for(lambda: self.find(token), token=token) or ""

@@ -1,7 +1,6 @@
 """The new root snapshot: started once the filesystem is clean, waited for, a draft until kept."""
 
 import logging
-import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,17 +22,9 @@ def start_snapshot(
 ) -> str:
     """Ask for the snapshot and register its undo; returns its id."""
     ui.say(f"Creating a snapshot of volume {volume_id}...")
-    client_token = str(uuid.uuid4())
+    client_token = cloud.journal.client_token()
     attempt = Attempt()
-
-    removal = Removal(
-        kind="snapshot",
-        action="DeleteSnapshot",
-        parameter="SnapshotId",
-        unnamed=f"with ClientToken {client_token}",
-        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
-        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo, tell=ui.message),
-    )
+    removal = snapshot_removal(cloud, client_token, ui=ui)
     # Registered before the call: an answer that gets lost must not leave a snapshot behind.
     draft = phases.draft(
         "snapshot",
@@ -51,6 +42,18 @@ def start_snapshot(
         attempt.resource_id = str(answer["Snapshot"]["SnapshotId"])
     ui.message(f"Snapshot: {attempt.resource_id}")
     return attempt.resource_id
+
+
+def snapshot_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:
+    """How a snapshot goes that was made with that ClientToken."""
+    return Removal(
+        kind="snapshot",
+        action="DeleteSnapshot",
+        parameter="SnapshotId",
+        unnamed=f"with ClientToken {client_token}",
+        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo, tell=ui.message),
+    )
 
 
 def wait_for_snapshot(

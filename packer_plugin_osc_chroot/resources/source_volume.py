@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden, is_missing
 from packer_plugin_osc_chroot.cloud.wait import sent_once
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.resources.image import (
     SourceImage,
     create_image,
@@ -21,11 +22,10 @@ from packer_plugin_osc_chroot.resources.image import (
     images_named,
     parse_source,
     read_image,
-    snapshots_of,
     wait_for_image,
 )
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
-from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
+from packer_plugin_osc_chroot.resources.snapshot import snapshot_removal
 from packer_plugin_osc_chroot.resources.volume import VolumeRequest, created_volume
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -96,25 +96,13 @@ def copied_image(
     # Unique, so that a copy whose id was never told can be found by it.
     name = f"packer-copy-of-{source.image_id}-{uuid.uuid4()}"
     attempt = Attempt()
-    snapshot_ids: list[str] = []
-    removal = Removal(
-        kind=f"copy of OMI {source.image_id}:",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed=f'the OMI named "{name}"',
-        find=lambda undo: _find_named(cloud, name, token=undo),
-        delete=lambda key, undo: _delete_copy(cloud, key, snapshot_ids, token=undo),
-    )
     body = {
         "ImageName": name,
         "SourceImageId": source.image_id,
         "SourceRegionName": cloud.region,
         "Description": f"Temporary copy of {source.image_id}, made by packer",
     }
-    with ExitStack() as undo_all:
-        # Last in, first out: the snapshots can go only after their image.
-        undo_all.callback(_remove_snapshots, cloud, snapshot_ids, ui=ui)
-        undo_all.callback(removal.run, attempt, ui=ui)
+    try:
         with attempt.sending():
             attempt.resource_id = sent_once(
                 lambda: create_image(cloud, body, name_is_new=True, token=token),
@@ -124,6 +112,36 @@ def copied_image(
         ui.message(f"Copy: {attempt.resource_id}")
         shown = wait_for_image(cloud, attempt.resource_id, timeout=timeout, token=token, ui=ui)
         yield parse_source(shown)
+    finally:
+        remove_copy(cloud, name, attempt, ui=ui)
+
+
+def remove_copy(
+    cloud: Cloud, name: str, attempt: Attempt, *, ui: Ui, token: CancelToken | None = None
+) -> None:
+    """Remove the copy of that name, then its snapshots. Raises UndoError naming what is left.
+
+    Without a `token` each of them has the time that undoing has.
+    """
+    snapshot_ids: list[str] = []
+    removal = Removal(
+        kind="OMI",
+        action="DeleteImage",
+        parameter="ImageId",
+        unnamed=f'named "{name}"',
+        find=lambda undo: _find_named(cloud, name, token=undo),
+        delete=lambda key, undo: _delete_copy(cloud, key, snapshot_ids, token=undo),
+    )
+    removal.run(attempt, ui=ui, token=token)
+    failures: list[BuildError] = []
+    for snapshot_id in dict.fromkeys(snapshot_ids):
+        of_snapshot = snapshot_removal(cloud, "", ui=ui)
+        try:
+            of_snapshot.run(Attempt(resource_id=snapshot_id, may_stand=True), ui=ui, token=token)
+        except BuildError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
 
 
 def _find_named(cloud: Cloud, name: str, *, token: CancelToken) -> str | None:
@@ -136,25 +154,5 @@ def _delete_copy(
 ) -> None:
     """Note its snapshots, then delete the image."""
     image = read_image(cloud, image_id, token=token)
-    snapshot_ids += snapshots_of(image or {})
+    snapshot_ids += snapshots_in(image or {})
     delete_image(cloud, image_id, token=token)
-
-
-def _remove_snapshots(cloud: Cloud, snapshot_ids: list[str], *, ui: Ui) -> None:
-    """Raises UndoError for the first that cannot be deleted, once all have been tried."""
-    failures: list[BuildError] = []
-    removal = Removal(
-        kind="snapshot",
-        action="DeleteSnapshot",
-        parameter="SnapshotId",
-        unnamed="",
-        find=lambda undo: None,
-        delete=lambda key, undo: delete_snapshot(cloud, key, token=undo, tell=ui.message),
-    )
-    for snapshot_id in dict.fromkeys(snapshot_ids):
-        try:
-            removal.run(Attempt(resource_id=snapshot_id, may_stand=True), ui=ui)
-        except BuildError as error:
-            failures.append(error)
-    if failures:
-        raise failures[0]

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -65,16 +64,9 @@ def created_volume(
     its id.
     """
     ui.say(f"Creating a volume ({request.describe()})...")
-    client_token = str(uuid.uuid4())
+    client_token = cloud.journal.client_token()
     attempt = Attempt()
-    removal = Removal(
-        kind="volume",
-        action="DeleteVolume",
-        parameter="VolumeId",
-        unnamed=f"with ClientToken {client_token}",
-        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
-        delete=lambda key, undo: delete_volume(cloud, key, token=undo, tell=ui.message),
-    )
+    removal = volume_removal(cloud, client_token, ui=ui)
     try:
         with attempt.sending():
             answer = cloud.change(
@@ -96,6 +88,18 @@ def created_volume(
         yield volume_id
     finally:
         removal.run(attempt, ui=ui)
+
+
+def volume_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:
+    """How a volume goes that was made with that ClientToken."""
+    return Removal(
+        kind="volume",
+        action="DeleteVolume",
+        parameter="VolumeId",
+        unnamed=f"with ClientToken {client_token}",
+        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        delete=lambda key, undo: delete_volume(cloud, key, token=undo, tell=ui.message),
+    )
 
 
 def read_volume(cloud: Cloud, volume_id: str, *, token: CancelToken) -> Mapping[str, Any] | None:

@@ -13,7 +13,7 @@ from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME
 from packer_plugin_osc_chroot.options.decode import load_json
-from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA, prepare
+from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA, Prepared, prepare
 from packer_plugin_osc_chroot.redaction import RedactingUi
 from packer_plugin_osc_chroot.service.registry import (
     OpenCommunicator,
@@ -23,7 +23,7 @@ from packer_plugin_osc_chroot.service.registry import (
 from packer_plugin_osc_chroot.service.status import abort
 
 if TYPE_CHECKING:
-    from packer_plugin_osc_chroot.build import Communicator
+    from packer_plugin_osc_chroot.build import Communicator, Context
     from packer_plugin_osc_chroot.service.stream import RunStream
 
 
@@ -65,12 +65,13 @@ class BuilderService(rpc.BuilderServicer):
         from packer_plugin_osc_chroot.service.stream import RunStream
 
         registry = self._registry
-        builder_id = next(request_iterator).start.builder_id
+        start = next(request_iterator).start
         with registry.lock:
-            builder = registry.builders.get(builder_id)
+            builder = registry.builders.get(start.builder_id)
         if builder is None or builder.prepared.config is None:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "Run before a successful Prepare")
-        token = builder.token
+        # What undoes is not cancelled by anything, as all undoing.
+        token = CancelToken() if start.undo_dead else builder.token
 
         opened: list[str] = []
 
@@ -86,7 +87,13 @@ class BuilderService(rpc.BuilderServicer):
 
         def work() -> None:
             try:
-                self._build(builder, stream)
+                build_context = self._context(builder.prepared, stream, token)
+                if start.undo_dead:
+                    from packer_plugin_osc_chroot.reclaim.after_death import undo_after_death
+
+                    undo_after_death(build_context)
+                else:
+                    self._build(build_context, stream)
             except Exception as error:
                 outcome.append(error)
             finally:
@@ -100,7 +107,8 @@ class BuilderService(rpc.BuilderServicer):
                     registry.threads.discard(threading.current_thread())
 
         def gone() -> None:
-            token.cancel("the connection to Packer is gone", abandoned=True)
+            if not start.undo_dead:
+                token.cancel("the connection to Packer is gone", abandoned=True)
 
         if not context.add_callback(gone):
             gone()
@@ -122,29 +130,31 @@ class BuilderService(rpc.BuilderServicer):
             builder.token.cancel()
         return pb.CancelResponse()
 
-    def _build(self, builder: PreparedBuilder, stream: "RunStream") -> None:
-        from packer_plugin_osc_chroot.artifact import BUILDER_TYPE_ID, Artifact
-        from packer_plugin_osc_chroot.build import Context, build
+    def _context(self, prepared: Prepared, stream: "RunStream", token: CancelToken) -> "Context":
+        from packer_plugin_osc_chroot.build import Context
 
         registry = self._registry
-        config = builder.prepared.config
-        assert config is not None, "Run refuses a builder without a configuration"
-        ui = RedactingUi(stream, registry.redact)
+        assert prepared.config is not None, "Run refuses a builder without a configuration"
+        return Context(
+            config=prepared.config,
+            scope=prepared.scope,
+            ui=RedactingUi(stream, registry.redact),
+            token=token,
+            provisioners=stream,
+            environ=registry.environ,
+            redact=registry.redact,
+        )
+
+    def _build(self, context: "Context", stream: "RunStream") -> None:
+        from packer_plugin_osc_chroot.artifact import BUILDER_TYPE_ID, Artifact
+        from packer_plugin_osc_chroot.build import build
+
+        registry = self._registry
         try:
-            result = build(
-                Context(
-                    config=config,
-                    scope=builder.prepared.scope,
-                    ui=ui,
-                    token=builder.token,
-                    provisioners=stream,
-                    environ=registry.environ,
-                    redact=registry.redact,
-                )
-            )
+            result = build(context)
         except BuildError as error:
             for line in error.details:
-                ui.error(line)
+                context.ui.error(line)
             raise
         artifact = Artifact(result)
         key = uuid.uuid4().hex

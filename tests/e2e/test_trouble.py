@@ -8,17 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import victims
 from conftest import SOURCE_OMI
 from leaks import Machine
 from packer_run import Packer, Running
 
-from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.credentials import find_credentials
-from packer_plugin_osc_chroot.host.mountinfo import read_mounts
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
-from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.resources.volume import delete_volume
 
 pytestmark = pytest.mark.e2e
 
@@ -149,22 +144,20 @@ def test_on_error(packer: Packer, cloud: LocalCloud, tmp_path: Path, on_error: s
         for what in ("copies in /mnt/", "mounts below /mnt/", "mount /mnt/", "link of volume vol-"):
             assert f"  {what}" in listed
         assert "  volume vol-" in listed
-        _remove_kept(cloud)
+        assert "packer-plugin-osc-chroot reclaim" in listed
+        _reclaim(packer, cloud)
     assert_undone(cloud, outcome.output)
 
 
-def _remove_kept(cloud: LocalCloud) -> None:
-    """What a user does by hand after -on-error=abort."""
-    mounts = [each for each in read_mounts() if "packer-amazon-chroot-volumes" in each.mount_point]
-    for mount in reversed(mounts):
-        subprocess.run(["umount", mount.mount_point], check=True)
-    environ = cloud.environment()
-    token = CancelToken(deadline=20.0)
-    client = Cloud(find_credentials(Config(), environ), region=environ["OSC_REGION"])
-    for volume in client.pages("ReadVolumes", "Volumes", token=token):
-        if [link["DeviceName"] for link in volume["LinkedVolumes"]] != ["/dev/sda1"]:
-            client.change("UnlinkVolume", token=token, VolumeId=volume["VolumeId"])
-            delete_volume(client, volume["VolumeId"], token=token)
+def _reclaim(packer: Packer, cloud: LocalCloud) -> None:
+    done = subprocess.run(
+        [packer.plugin, "reclaim"],
+        env=packer.environment(cloud),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("where", ["Creating a volume", "Linking the volume", "Snapshot: snap-"])
@@ -193,26 +186,44 @@ def test_ctrl_c_twice_changes_nothing(
     assert_undone(slow_cloud, outcome.output)
 
 
-def _wrapper(build: Running) -> int:
-    return build.pid
+@pytest.mark.parametrize("stage", ["provisioning", "snapshot"])
+def test_kill_9_of_the_service(
+    packer: Packer, slow_cloud: LocalCloud, tmp_path: Path, stage: str
+) -> None:
+    """The shim starts another, which undoes the build; the build ends with one error."""
+    where, inside = ("Snapshot: snap-", "true")
+    if stage == "provisioning":
+        where, inside = ("in the chroot", "sleep 60")
+    build = start(packer, slow_cloud, tmp_path, inside=inside)
+    build.wait_for(where)
+    time.sleep(0.5)
+    os.kill(victims.service(build), signal.SIGKILL)
+    outcome = build.wait()
+    assert outcome.status == 1
+    error = "ended unexpectedly (signal: killed); what the build had made is undone"
+    # Core prints an error twice; nobody else does.
+    assert outcome.output.count(error) == 2, outcome.output
+    assert slow_cloud.leftovers() == [], outcome.output
+    assert_undone(slow_cloud, outcome.output)
 
 
-def _core(build: Running) -> int:
-    """The child of packer's wrapper, which is the plugin's parent."""
-    return build.children()[0]
-
-
-def _shim(build: Running) -> int:
-    for pid in build.children():
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"start" in command and b"builder" in command:
-            return pid
-    raise AssertionError(f"no shim among {build.children()}")
+def test_kill_9_of_service_and_shim(packer: Packer, slow_cloud: LocalCloud, tmp_path: Path) -> None:
+    build = start(packer, slow_cloud, tmp_path, inside="sleep 60")
+    build.wait_for("in the chroot")
+    for pid in (victims.shim(build), victims.service(build)):
+        os.kill(pid, signal.SIGKILL)
+    outcome = build.wait()
+    assert slow_cloud.leftovers() != []
+    _reclaim(packer, slow_cloud)
+    assert slow_cloud.leftovers() == [], outcome.output
+    assert_undone(slow_cloud, outcome.output)
 
 
 @pytest.mark.parametrize("stage", ["provisioning", "snapshot"])
 @pytest.mark.parametrize(
-    "victim", [_wrapper, _core, _shim], ids=["packer's wrapper", "packer", "shim"]
+    "victim",
+    [victims.wrapper, victims.core, victims.shim],
+    ids=["packer's wrapper", "packer", "shim"],
 )
 def test_kill_9(
     packer: Packer,
@@ -245,7 +256,7 @@ def test_sigterm_to_packer(packer: Packer, cloud: LocalCloud, tmp_path: Path) ->
 def test_sigterm_to_the_shim(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
     build = start(packer, cloud, tmp_path, inside="sleep 60")
     build.wait_for("in the chroot")
-    os.kill(_shim(build), signal.SIGTERM)
+    os.kill(victims.shim(build), signal.SIGTERM)
     outcome = build.wait()
     assert outcome.status == 1
     assert_undone(cloud, outcome.output)

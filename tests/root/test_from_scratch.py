@@ -93,6 +93,24 @@ def test_the_type_of_root_volume_type_wins_and_other_devices_are_kept() -> None:
         assert_nothing_left(cloud)
 
 
+def test_the_partition_s_path_in_commands() -> None:
+    commands = (
+        "parted -s {{.Device}} mklabel msdos mkpart primary 1M 20M mkpart primary 20M 100%",
+        "mkfs.ext4 -q {{.PartitionDevice}}",
+    )
+    given = dataclasses.replace(
+        config(root_volume_size=1),
+        pre_mount_commands=commands,
+        mount_partition="2",
+        post_mount_commands=("test {{.PartitionDevice}} = {{.Device}}2",),
+    )
+    provisioner = Provisioner()
+    with LocalCloud() as cloud:
+        run(cloud, config=given, provisioner=provisioner)
+        assert provisioner.data["PartitionDevice"] == f"{provisioner.data['Device']}2"
+        assert_nothing_left(cloud)
+
+
 def test_a_filesystem_on_the_whole_disk() -> None:
     def look(communicator: Communicator, data: Mapping[str, str]) -> None:
         assert data["PartitionDevice"] == data["Device"]

@@ -107,15 +107,19 @@ def test_a_build(style: Style, tmp_path: Path) -> None:
 # What others have
 
 
-def test_names_of_others_are_left_alone(cloud: LocalCloud, client: Client) -> None:
-    real = Path("/dev/sdb")
-    stranger = nodes.link_of("xvdg")
-    # A disk of the machine's: this container's own, or the first RAM disk.
-    number = next(
+def number_of_a_real_disk() -> int:
+    """Of any of the machine's that is no loop device."""
+    return next(
         os.makedev(*map(int, (entry / "dev").read_text().split(":")))
         for entry in Path("/sys/block").iterdir()
         if not entry.name.startswith("loop")
     )
+
+
+def test_names_of_others_are_left_alone(cloud: LocalCloud, client: Client) -> None:
+    real = Path("/dev/sdb")
+    stranger = nodes.link_of("xvdg")
+    number = number_of_a_real_disk()
     os.mknod(real, 0o600 | stat.S_IFBLK, number)
     stranger.parent.mkdir(parents=True, exist_ok=True)
     stranger.symlink_to("../../sdb")
@@ -215,6 +219,21 @@ def test_the_vms_own_disk(style: Style, name: str) -> None:
         if style == "by-id":
             assert nodes.link_of("xvda").resolve() == own
     assert not os.path.lexists(own) and not os.path.lexists(f"{own}1")
+
+
+@pytest.mark.parametrize("style", ["xvd", "by-id"])
+def test_a_real_disk_of_that_name_stays_as_it_is(style: Style) -> None:
+    real = Path("/dev/sda")
+    number = number_of_a_real_disk()
+    os.mknod(real, 0o600 | stat.S_IFBLK, number)
+    try:
+        with LocalCloud(disks=style, own_disk=True, source_omis={}) as cloud:
+            assert os.lstat(real).st_rdev == number
+            assert not os.path.lexists("/dev/xvda")
+            assert not os.path.lexists(nodes.link_of("xvda"))
+        assert os.lstat(real).st_rdev == number and cloud.defects == []
+    finally:
+        real.unlink()
 
 
 def disk_of(node: Path) -> str:

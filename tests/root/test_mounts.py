@@ -280,13 +280,27 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from test_mounts import DEFAULTS, whole_root
-from packer_plugin_osc_chroot.host.mountinfo import read_mounts
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.host.chroot import Chroot
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.mountinfo import is_below, read_mounts
 before = [(m.device_number, m.mount_point) for m in read_mounts()]
 with whole_root(sys.argv[1], Path(sys.argv[2])) as (root, _):
     inside = [(m.device_number, m.mount_point) for m in read_mounts()]
     extra = [m for m in inside if m not in before]
     assert all(m[1].startswith(str(root)) for m in extra), extra
     assert len(inside) == len(before) + 6, inside
+    # What a provisioner may do: nothing of it is seen outside.
+    chroot = Chroot(Host(), root)
+    for command in (
+        "umount /dev/pts", "umount /proc/sys/fs/binfmt_misc", "umount /proc", "umount /sys",
+        "mkdir -p /var/x /var/y; mount -o bind /dev /var/x; mount -t tmpfs t /dev/shm; "
+        "umount /dev/shm /var/x", "mount -t proc proc /proc; umount -a; umount -l /dev; true",
+    ):
+        said = bytearray()
+        chroot.start(command, on_stdout=said.extend, on_stderr=said.extend, token=CancelToken())
+        seen = [(m.device_number, m.mount_point) for m in read_mounts()]
+        assert [m for m in seen if not is_below(m[1], str(root))] == before, (command, said)
 after = [(m.device_number, m.mount_point) for m in read_mounts()]
 assert after == before, (before, after)
 print("same")
@@ -294,7 +308,10 @@ print("same")
 
 
 def test_host_with_shared_propagation_keeps_its_mounts(device: str, target: Path) -> None:
-    """As under systemd: a mount below the bound /dev must not appear in, or vanish from, /dev."""
+    """As under systemd: a mount below the bound /dev must not appear in, or vanish from, /dev.
+
+    Nor does anything that a provisioner mounts or unmounts.
+    """
     argv = ["unshare", "-m", "--propagation", "shared", sys.executable, "-c", SHARED_HOST]
     here = os.path.dirname(__file__)
     done = subprocess.run(

@@ -2,18 +2,16 @@
 
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from guest_tree import loop_device, no_mount_left, run
+from sudo_user import SudoUser
 
 import packer_plugin_osc_chroot
 
 pytestmark = pytest.mark.root
 
-USER = "osc-chroot-test"
 # Readable by every user, which an interpreter below /root is not.
 PYTHON = "/usr/bin/python3"
 
@@ -69,40 +67,18 @@ print("done")
 """
 
 
-@pytest.fixture
-def user(tmp_path: Path) -> Iterator[str]:
-    sudoers = Path("/etc/sudoers.d") / USER
-    run("useradd", "--no-create-home", "--shell", "/bin/sh", USER)
-    try:
-        sudoers.write_text(f"{USER} ALL=(root) NOPASSWD: ALL\n")
-        sudoers.chmod(0o440)
-        yield USER
-    finally:
-        sudoers.unlink(missing_ok=True)
-        run("userdel", USER)
-
-
-@pytest.fixture
-def open_path() -> Iterator[Path]:
-    """A directory that another user reaches, unlike pytest's own."""
-    path = Path(tempfile.mkdtemp(prefix="osc-sudo-", dir="/var/tmp"))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
-
-
-def test_host_side_with_sudo(user: str, open_path: Path) -> None:
-    tmp_path = open_path
+def test_host_side_with_sudo(sudo_user: SudoUser) -> None:
+    tmp_path = sudo_user.home
     package = Path(packer_plugin_osc_chroot.__file__).parent
     shutil.copytree(package, tmp_path / "lib" / package.name)
     own = tmp_path / "own"
     (own / "tree").mkdir(parents=True)
     (own / "tree/file").write_text("mine")
-    run("chown", "-R", user, str(own))
+    run("chown", "-R", sudo_user.name, str(own))
     with no_mount_left(tmp_path), loop_device(tmp_path) as device:
         done = subprocess.run(
             [
-                *("setpriv", "--reuid", user, "--regid", user, "--init-groups"),
+                *sudo_user.argv,
                 *("env", f"PYTHONPATH={tmp_path}/lib", PYTHON, "-c", SCRIPT),
                 *(device, str(tmp_path / "mnt/root"), str(own / "tree")),
             ],

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ from guest_tree import loop_device, no_mount_left, run
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.copy_files import copied_files
 from packer_plugin_osc_chroot.host.rooted import Rooted
 from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
+from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
 
@@ -267,28 +270,65 @@ def test_two_hundred_ways_out(place: Place) -> None:
                         place.upload(path, b"written")
                     except BuildError:
                         pass
-        assert attempts >= 140
-        for way in ways[:12]:
-            try:
-                place.upload_dir(way + str(place.outside), contents_only=True)
-            except BuildError:
-                pass
-            try:
-                got = place.download_dir(way + str(place.outside), f"got{hash(way)}")
-                assert not (got / "secret").exists()
-            except BuildError:
-                pass
+        for number, way in enumerate(ways):
+            for rest in (str(place.outside), f"/..{place.outside}"):
+                attempts += 1
+                with suppress(BuildError):
+                    place.upload_dir(way + rest, contents_only=True)
+                with suppress(BuildError):
+                    got = place.download_dir(way + rest, f"got{number}")
+                    assert not (got / "secret").exists()
+            # copy_files has the host's own paths; the image leads them elsewhere.
+            attempts += 1
+            with suppress(BuildError):
+                with copied_to(place, way):
+                    pass
+        assert attempts >= 200
     finally:
         run("umount", str(place.root / "proc"))
     assert secret.read_text() == "secret"
     assert [path.name for path in place.outside.iterdir()] == ["secret"]
 
 
+@contextmanager
+def copied_to(place: Place, target: str) -> Iterator[None]:
+    """copy_files of a file below a folder that is a link to `target` in the image."""
+    source = place.top / "host/secret"
+    source.parent.mkdir(exist_ok=True)
+    source.write_text("copied")
+    inside = place.root / str(source.parent).lstrip("/")
+    inside.parent.mkdir(parents=True, exist_ok=True)
+    inside.symlink_to(target)
+    try:
+        with copy_files(place, source):
+            yield
+    finally:
+        inside.unlink()
+
+
+def copy_files(place: Place, *sources: Path) -> AbstractContextManager[None]:
+    return copied_files(
+        place.files,
+        [str(source) for source in sources],
+        host=Host(),
+        root=Path("/no/such/root"),
+        ui=RecordingUi(),
+        token=CancelToken(),
+    )
+
+
 def test_links_swapped_during_the_transfer(place: Place) -> None:
     """Something in the image keeps exchanging a folder and a link that leads outside."""
-    folder, link = place.root / "tmp/folder", place.root / "tmp/link"
+    make_local(place.top)
+    source = place.top / "host/folder/secret"
+    source.parent.mkdir(parents=True)
+    source.write_text("copied")
+    top = place.root / str(place.top / "host").lstrip("/")
+    top.mkdir(parents=True)
+    folder, link = top / "folder", top / "link"
     folder.mkdir()
     (folder / "secret").write_text("inside")
+    inside = "/" + str(top.relative_to(place.root))
     script = (
         "import os, sys, ctypes\n"
         "libc = ctypes.CDLL(None)\n"
@@ -301,17 +341,22 @@ def test_links_swapped_during_the_transfer(place: Place) -> None:
         end = time.monotonic() + 2
         attempts = 0
         while time.monotonic() < end:
-            attempts += 1
             for name in ("folder", "link"):
-                try:
-                    assert place.download(f"/tmp/{name}/secret") != b"secret"
-                except BuildError:
+                attempts += 5
+                with suppress(BuildError):
+                    assert place.download(f"{inside}/{name}/secret") != b"secret"
+                with suppress(BuildError):
+                    place.upload(f"{inside}/{name}/secret", b"inside")
+                with suppress(BuildError):
+                    place.upload_dir(f"{inside}/{name}", contents_only=True)
+                with suppress(BuildError):
+                    got = place.download_dir(f"{inside}/{name}", f"got{attempts}")
+                    assert not (got / "secret").exists() or (got / "secret").read_text() != "secret"
+            # An original that is out of reach at that moment cannot be put back, which is said.
+            with suppress(BuildError):
+                with copy_files(place, source):
                     pass
-                try:
-                    place.upload(f"/tmp/{name}/secret", b"inside")
-                except BuildError:
-                    pass
-        assert attempts > 50
+        assert attempts >= 200
     finally:
         swapper.kill()
         swapper.wait()

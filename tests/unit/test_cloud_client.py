@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,20 @@ from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import Cancelled, CloudError
 from packer_plugin_osc_chroot.resources.volume import delete_volume
 
-Answer = tuple[int, bytes]
+# Status, body, headers beyond the usual ones.
+Answer = tuple[int, bytes, dict[str, str]]
 
 
 def good(**body: Any) -> Answer:
-    return 200, json.dumps(body).encode()
+    return 200, json.dumps(body).encode(), {}
 
 
-def refusal(status: int, *, code: str = "1", kind: str = "Kind") -> Answer:
+def refusal(
+    status: int, *, code: str = "1", kind: str = "Kind", headers: dict[str, str] | None = None
+) -> Answer:
     error = {"Code": code, "Type": kind, "Details": "what it says"}
     document = {"Errors": [error], "ResponseContext": {"RequestId": "req-1"}}
-    return status, json.dumps(document).encode()
+    return status, json.dumps(document).encode(), headers or {}
 
 
 class Server:
@@ -50,13 +55,14 @@ class Server:
                 action = self.path.rsplit("/", 1)[-1]
                 outer.asked.append((action, body, dict(self.headers)))
                 answers = outer.answers
-                status, content = answers.pop(0) if len(answers) > 1 else answers[0]
+                status, content, more = answers.pop(0) if len(answers) > 1 else answers[0]
                 if status == 0:
                     outer.hold.wait(10)
                     return
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
+                length = {"Content-Length": str(len(content))}
+                for name, value in {"Content-Type": "application/json", **length, **more}.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 
@@ -120,8 +126,8 @@ def test_all_pages() -> None:
     [
         ("ReadVms", {}, refusal(503, code="6")),
         ("ReadVms", {}, refusal(500)),
-        ("ReadVms", {}, (200, b'{"Vms": [')),
-        ("ReadVms", {}, (502, b"<html>bad gateway</html>")),
+        ("ReadVms", {}, (200, b'{"Vms": [', {})),
+        ("ReadVms", {}, (502, b"<html>bad gateway</html>", {})),
         ("CreateVolume", {"ClientToken": "t"}, refusal(503)),
         ("DeleteVolume", {}, refusal(503)),
         ("LinkVolume", {}, refusal(429, code="24")),
@@ -129,10 +135,11 @@ def test_all_pages() -> None:
     ],
 )
 def test_what_is_repeated(action: str, body: dict[str, Any], trouble: Answer) -> None:
-    with serving(good(), trouble, good(Done=True)) as server:
+    done = {"Done": True, "Volume": {"VolumeId": "vol-1"}, "Image": {"ImageId": "ami-1"}}
+    with serving(good(), trouble, good(**done)) as server:
         cloud = connect(server.url)
         cloud.read("ReadVms", token=CancelToken())
-        assert cloud.change(action, token=CancelToken(), **body) == {"Done": True}
+        assert cloud.change(action, token=CancelToken(), **body) == done
         assert len(server.asked) == 3
 
 
@@ -152,7 +159,7 @@ def test_what_may_have_been_done_is_not_repeated_blindly(action: str) -> None:
         ([refusal(429), refusal(400)], False),
         ([refusal(503), refusal(400)], True),
         ([refusal(503), refusal(429), refusal(409)], True),
-        ([(200, b"not JSON"), refusal(401)], True),
+        ([(200, b"not JSON", {}), refusal(401)], True),
     ],
 )
 def test_a_refusal_does_not_take_back_what_an_earlier_try_may_have_done(
@@ -220,7 +227,7 @@ def test_a_missing_resource_is_told_apart() -> None:
 
 def test_a_cancel_ends_a_read_that_hangs() -> None:
     token = CancelToken()
-    with serving((0, b"")) as server:
+    with serving((0, b"", {})) as server:
         threading.Timer(0.2, token.cancel).start()
         begun = time.monotonic()
         with pytest.raises(Cancelled):
@@ -264,3 +271,75 @@ def test_tls_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
         with pytest.raises(CloudError, match="insecure_skip_tls_verify"):
             connect(server.url).read("ReadVms", token=CancelToken())
         assert connect(server.url, verify=False).read("ReadVms", token=CancelToken()) == {"Vms": []}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        (200, b'{"Vms": [', {}),
+        (200, b'{"Vms": []}', {"Content-Length": "500", "Connection": "close"}),
+        (200, b"<html>a proxy</html>", {}),
+        (200, b'["no object"]', {}),
+        (502, b"<html>a proxy</html>", {}),
+        (503, b"\xff\xfe\x00", {}),
+    ],
+    ids=["torn JSON", "truncated", "HTML", "no object", "a proxy's error", "bytes"],
+)
+def test_what_is_no_answer_is_asked_for_again_where_that_is_safe(bad: Answer) -> None:
+    with serving(good(), bad, good(Vms=[{"VmId": "i-1"}])) as server:
+        cloud = connect(server.url)
+        cloud.read("ReadAccounts", token=CancelToken())
+        assert cloud.one("ReadVms", "Vms", token=CancelToken()) == {"VmId": "i-1"}
+    with serving(good(), bad, good()) as server:
+        cloud = connect(server.url)
+        cloud.read("ReadAccounts", token=CancelToken())
+        with pytest.raises(CloudError) as caught:
+            cloud.change("CreateImage", token=CancelToken(), ImageName="x")
+        assert caught.value.maybe_done
+        assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize("vms", ["none", [1], {"VmId": "i-1"}, [[]]])
+def test_answers_of_another_shape(vms: Any) -> None:
+    with serving(good(Vms=vms)) as server, pytest.raises(CloudError, match="is no list of objects"):
+        connect(server.url).one("ReadVms", "Vms", token=CancelToken())
+
+
+@pytest.mark.parametrize("answer", [{}, {"Volume": {}}, {"Volume": "vol-1"}, {"Volume": None}])
+def test_a_creation_whose_answer_names_nothing_may_be_done(answer: dict[str, Any]) -> None:
+    with serving(good(**answer)) as server, pytest.raises(CloudError) as caught:
+        connect(server.url).change("CreateVolume", token=CancelToken(), ClientToken="t")
+    assert caught.value.maybe_done
+
+
+def test_retry_after_is_honoured() -> None:
+    refused = refusal(429, code="24", headers={"Retry-After": "1"})
+    with serving(refused, good(Vms=[])) as server:
+        begun = time.monotonic()
+        connect(server.url).read("ReadVms", token=CancelToken())
+        assert 1.0 <= time.monotonic() - begun < 2.0
+
+
+def test_a_cancel_ends_the_time_that_retry_after_asks_for() -> None:
+    token = CancelToken()
+    threading.Timer(0.2, token.cancel).start()
+    with serving(refusal(503, headers={"Retry-After": "60"})) as server:
+        begun = time.monotonic()
+        with pytest.raises(Cancelled):
+            connect(server.url).read("ReadVms", token=token)
+        assert time.monotonic() - begun < 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
+        ("soon", 0, 0),
+        ("-3", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_the_forms_of_retry_after(value: str, low: float, high: float) -> None:
+    assert low <= client._retry_after(value) <= high

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import requests
+from conformance import CONFORMANCE
 from osc_sdk_python.call import Call
 
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
 from packer_plugin_osc_chroot.localcloud.latency import Latency
+from packer_plugin_osc_chroot.localcloud.server import ACTIONS
 
 Api = Callable[..., Any]
 
@@ -164,6 +166,7 @@ def test_data_goes_from_omi_to_volume_to_omi(cloud: LocalCloud, api: Api) -> Non
         assert stream.read(3) == b"new"
 
 
+@pytest.mark.wrong_requests
 def test_bad_requests(cloud: LocalCloud, api: Api) -> None:
     assert refused(api, "CreateVolume", Size=1) == (400, "7000", "MissingParameter")
     subregion = cloud.subregion
@@ -191,6 +194,24 @@ def test_bodies_that_cannot_be_read(cloud: LocalCloud) -> None:
     with socket.create_connection((host, int(port))) as connection:
         connection.sendall(b"POST /api/v1/ReadRegions HTTP/1.1\r\nHost: x\r\n")
         connection.sendall(b"Content-Length: 100\r\n\r\n{")
+
+
+def test_an_answer_that_does_not_conform_is_a_defect(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    async def wrong(region: object, account: object, parameters: object) -> Any:
+        return {"Vms": [{"VmId": 5}]}
+
+    monkeypatch.setitem(ACTIONS, "ReadVms", wrong)
+    with LocalCloud(source_omis={}) as cloud:
+        api = client(cloud, monkeypatch)
+        assert refused(api, "ReadVms")[0] == 500
+        (defect,) = cloud.defects
+    assert "the answer to ReadVms does not conform: Vms.0.VmId" in str(defect)
+    # Of which every test would hear.
+    seen = request.config.stash[CONFORMANCE].problems
+    assert seen == [str(defect)]
+    seen.clear()
 
 
 def test_rules_of_volumes(cloud: LocalCloud, api: Api) -> None:
@@ -241,6 +262,7 @@ def test_rules_of_images(cloud: LocalCloud, api: Api) -> None:
     assert cloud.images() == []
 
 
+@pytest.mark.wrong_requests
 def test_dry_run_changes_nothing(cloud: LocalCloud, api: Api) -> None:
     answer = api("CreateVolume", SubregionName=cloud.subregion, Size=1, DryRun=True)
     assert set(answer) == {"ResponseContext"}

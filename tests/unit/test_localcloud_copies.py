@@ -330,3 +330,30 @@ def test_regions_are_read_without_a_key(cloud: LocalCloud, api: Api) -> None:
         "Subregions"
     ]
     assert (subregion["State"], subregion["RegionName"]) == ("available", "eu-west-2")
+
+
+# In a Region that is kept
+
+
+def test_what_is_on_its_way_goes_on_in_the_next_process(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "region"
+    slow = Latency(update_volume=30, copy=30)
+    with LocalCloud(catalogue=catalogue, state=directory, latency=slow) as cloud:
+        api = client(cloud, monkeypatch)
+        volume_id = new_volume(api, cloud)
+        task_id = api("UpdateVolume", VolumeId=volume_id, Size=2)["Volume"]["TaskId"]
+        image_id = copied(api)["ImageId"]
+    with LocalCloud(state=directory) as cloud:
+        api = client(cloud, monkeypatch)
+        task = {"Filters": {"TaskIds": [task_id]}}
+        until(
+            lambda: api("ReadVolumeUpdateTasks", **task)["VolumeUpdateTasks"][0]["State"],
+            "completed",
+        )
+        assert cloud.volume_file(volume_id).stat().st_size == 2 * GIB
+        until(lambda: image_state(api, image_id), "available")
+        with open(cloud.root_image(image_id), "rb") as stream:
+            assert stream.read(len(DATA)) == DATA
+        assert cloud.defects == []

@@ -231,7 +231,7 @@ def test_a_file_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             monkeypatch.setenv(name, value)
         api = Call(max_retries=0).api
         api("ReadVms")
-        file.write_text('[[fault]]\naction = "ReadVms"\nkind = "500"\nnth = 0\n')
+        file.write_text('[[faults]]\naction = "ReadVms"\nkind = "500"\nnth = 0\n')
         wait(lambda: told == [f"{file}: read again"])
         assert refused(api, "ReadVms")[0] == 500
         file.write_text("stale = 3")
@@ -255,23 +255,23 @@ delete_snapshot_needs_completed = true
 taken_names = ["/dev/xvdf"]
 forbidden = ["DeleteImage"]
 
-[[fault]]
+[[faults]]
 action = "CreateVolume"
 kind = "reset"
 nth = 2
 count = 3
 after = true
 
-[[fate]]
+[[fates]]
 action = "LinkVolume"
 end = "no-disk"
 
-[[rate]]
+[[rates]]
 per = "account"
 calls_per_second = 5
 burst = 10
 
-[[refusal]]
+[[refusals]]
 action = "DeleteVolume"
 seconds = 20
 """

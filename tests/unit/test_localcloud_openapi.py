@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from packer_plugin_osc_chroot.localcloud import assumptions, filters, openapi
-from packer_plugin_osc_chroot.localcloud.openapi import Document, load_document
+from packer_plugin_osc_chroot.localcloud.openapi import Document, Json, load_document
 from packer_plugin_osc_chroot.localcloud.server import ACTIONS, PUBLIC_ACTIONS
 
 
@@ -30,6 +30,7 @@ def test_good_request(document: Document) -> None:
     assert kinds(document, "CreateVolume", body) == []
 
 
+@pytest.mark.wrong_requests
 def test_bad_requests(document: Document) -> None:
     assert kinds(document, "CreateVolume", {}) == [("missing", "SubregionName")]
     assert kinds(document, "DeleteVolume", {"VolumeId": 5}) == [("type", "VolumeId")]
@@ -51,6 +52,22 @@ def test_nullable_properties_take_null(document: Document) -> None:
 
 
 @pytest.mark.parametrize(
+    ("volume", "path"),
+    [
+        ({"Colour": "red"}, "Volumes.0"),
+        ({"Size": "1"}, "Volumes.0.Size"),
+        ({"CreationDate": "yesterday"}, "Volumes.0.CreationDate"),
+        ({"CreationDate": "2026-01-31"}, "Volumes.0.CreationDate"),
+    ],
+)
+def test_bad_answers(document: Document, volume: Json, path: str) -> None:
+    found = document.check_response("ReadVolumes", {"Volumes": [volume]})
+    assert [problem.path for problem in found] == [path]
+    (token,) = document.check_response("ReadVolumes", {"NextPageToken": "#"})
+    assert token.path == "NextPageToken"
+
+
+@pytest.mark.parametrize(
     ("schema", "paths"),
     [
         ("FiltersVolume", filters.VOLUMES),
@@ -58,6 +75,8 @@ def test_nullable_properties_take_null(document: Document) -> None:
         ("FiltersImage", filters.IMAGES),
         ("FiltersSubregion", filters.SUBREGIONS),
         ("FiltersTag", filters.TAGS),
+        ("FiltersVmsState", filters.VM_STATES),
+        ("FiltersReadVolumeUpdateTask", filters.VOLUME_UPDATES),
     ],
 )
 def test_every_official_filter_is_applied(

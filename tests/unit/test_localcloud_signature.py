@@ -97,6 +97,8 @@ def test_refusals_say_why(checker: SignatureChecker) -> None:
     headers = {name: value for name, value in bare.headers.items() if name != "authorization"}
     assert "not signed" in refused(checker, replace(bare, headers=headers))
     assert "form" in refused(checker, with_header(bare, "authorization", "Basic Og=="))
+    mixed = bare.headers["authorization"].replace("osc4_request", "aws4_request")
+    assert "form" in refused(checker, with_header(bare, "authorization", mixed))
     unsigned_host = bare.headers["authorization"].replace("content-type;host;", "content-type;")
     assert "host must be signed" in refused(
         checker, with_header(bare, "authorization", unsigned_host)

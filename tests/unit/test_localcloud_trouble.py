@@ -203,6 +203,7 @@ def test_garbage(troubled: Troubled, after: bool) -> None:
     assert [(call.status, call.answer) for call in cloud.record] == [(200, {})]
 
 
+@pytest.mark.wrong_requests
 def test_which_calls_are_spoilt(troubled: Troubled) -> None:
     cloud, api = troubled(
         faults=[

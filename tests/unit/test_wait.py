@@ -1,5 +1,6 @@
 """Waiting for states: targets, failures, deadlines, resources that come late or go."""
 
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -269,3 +270,20 @@ def test_cancel() -> None:
 
 def _refusal(status: int) -> CloudError:
     return CloudError("refused", action="DeleteX", status=status)
+
+
+def test_what_was_shown_and_is_gone_has_vanished(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "SETTLE_SECONDS", 0.3)
+    begun = time.monotonic()
+    shown = itertools.chain(["creating"], itertools.repeat(None))
+    with pytest.raises(BuildError, match=r"volume vol-1: has vanished \(it was creating"):
+        wait(shown)
+    assert time.monotonic() - begun < 1.5
+
+
+def test_a_stale_read_is_no_vanishing() -> None:
+    assert wait(iter(["creating", None, "creating", None, "available"])) == {"State": "available"}
+
+
+def test_states_that_go_backwards() -> None:
+    assert wait(iter(["creating", "", "creating", "available"])) == {"State": "available"}

@@ -39,9 +39,11 @@ var builderCount atomic.Uint64
 type Builder struct {
 	component components.Component
 	service   Service
+	successor func() Service
 	id        string
 
 	mutex    sync.Mutex
+	prepared *contract.PrepareRequest // the last one
 	shutdown bool
 	running  map[*context.CancelFunc]struct{}
 	idle     sync.WaitGroup
@@ -49,11 +51,12 @@ type Builder struct {
 
 var _ packersdk.Builder = (*Builder)(nil)
 
-// New gives the builder of a component.
-func New(component components.Component, service Service) *Builder {
+// New gives the builder of a component. successor starts the service again where it has died.
+func New(component components.Component, service Service, successor func() Service) *Builder {
 	return &Builder{
 		component: component,
 		service:   service,
+		successor: successor,
 		id:        fmt.Sprintf("%s-%d", component.Name, builderCount.Add(1)),
 		running:   map[*context.CancelFunc]struct{}{},
 	}
@@ -82,6 +85,9 @@ func (b *Builder) Prepare(raws ...any) (generatedVars []string, warnings []strin
 		}
 		request.RawConfigs = append(request.RawConfigs, config)
 	}
+	b.mutex.Lock()
+	b.prepared = request
+	b.mutex.Unlock()
 	ctx, cancel := context.WithTimeout(context.Background(), prepareDeadline)
 	defer cancel()
 	conn, err := b.service.Connect(ctx)
@@ -116,7 +122,10 @@ func (b *Builder) Run(ctx context.Context, ui packersdk.Ui, hook packersdk.Hook)
 	if err != nil {
 		return nil, err
 	}
-	artifact, err := newRun(b, conn, ui, hook).execute(ctx)
+	artifact, err := newRun(b.service, b.id, conn, ui, hook).execute(ctx)
+	if died := (*failure)(nil); errors.As(err, &died) && died.serviceDied {
+		return nil, b.undoDead(died, ui)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -158,13 +167,13 @@ func (b *Builder) begin(ctx context.Context) (context.Context, func(), error) {
 	}, nil
 }
 
-// cancelUntil asks the service to cancel this builder's run until the run has ended: one call may be
+// cancelUntil asks the service to cancel a builder's run until the run has ended: one call may be
 // lost, to a service that is busy or has only just been started.
-func (b *Builder) cancelUntil(ended <-chan struct{}, client contract.BuilderClient) {
+func cancelUntil(ended <-chan struct{}, client contract.BuilderClient, id string) {
 	const pause = time.Second
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		if _, err := client.Cancel(ctx, &contract.CancelRequest{BuilderId: b.id}); err != nil {
+		if _, err := client.Cancel(ctx, &contract.CancelRequest{BuilderId: id}); err != nil {
 			log.Printf("[WARN] cancel: %s", err)
 		}
 		cancel()

@@ -16,8 +16,9 @@ const deathNotice = 2 * time.Second
 
 // failure is an error for the user: one line, and what the service last wrote where it died.
 type failure struct {
-	message   string
-	lastWords string
+	message     string
+	lastWords   string
+	serviceDied bool
 }
 
 func (f *failure) Error() string { return f.message }
@@ -66,8 +67,9 @@ func death(service Service) *failure {
 	}
 	how, lastWords := service.Exit()
 	return &failure{
-		message:   fmt.Sprintf("the plugin's service ended unexpectedly (%s)", how),
-		lastWords: lastWords,
+		message:     fmt.Sprintf("the plugin's service ended unexpectedly (%s)", how),
+		lastWords:   lastWords,
+		serviceDied: true,
 	}
 }
 

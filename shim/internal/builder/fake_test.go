@@ -35,6 +35,7 @@ type fakePython struct {
 	prepare func(*contract.PrepareRequest) *contract.PrepareResponse
 	run     func(grpc.BidiStreamingServer[contract.RunRequest, contract.RunEvent]) error
 
+	started   func(*contract.RunStart)
 	root      string
 	mutex     sync.Mutex
 	cancelled chan struct{}
@@ -102,6 +103,9 @@ func (f *fakePython) Run(stream grpc.BidiStreamingServer[contract.RunRequest, co
 	}
 	if first.GetStart().GetBuilderId() == "" {
 		return status.Error(codes.InvalidArgument, "the first message is no start")
+	}
+	if f.started != nil {
+		f.started(first.GetStart())
 	}
 	return f.run(stream)
 }

@@ -25,7 +25,7 @@ func TestPrepareOverBothEncodings(t *testing.T) {
 			seen = request
 			return &contract.PrepareResponse{GeneratedVars: []string{"Device"}, Warnings: []string{"careful"}}
 		}
-		builder := overPacker(t, useProto, New(testComponent(t), fake))
+		builder := overPacker(t, useProto, New(testComponent(t), fake, nil))
 		generated, warnings, err := builder.Prepare(
 			map[string]any{"packer_build_name": "x", "packer_debug": false, "packer_user_variables": map[string]string{"a": "b"}},
 			cty.ObjectVal(map[string]cty.Value{
@@ -58,7 +58,7 @@ func TestPrepareGivesAllProblems(t *testing.T) {
 	fake.prepare = func(*contract.PrepareRequest) *contract.PrepareResponse {
 		return &contract.PrepareResponse{Errors: []string{"omi_name: missing", "tags: wrong"}}
 	}
-	_, _, err := overPacker(t, false, New(testComponent(t), fake)).Prepare(map[string]any{})
+	_, _, err := overPacker(t, false, New(testComponent(t), fake, nil)).Prepare(map[string]any{})
 	if err == nil || err.Error() != "2 error(s) occurred:\n\n* omi_name: missing\n* tags: wrong" {
 		t.Errorf("%v", err)
 	}
@@ -73,7 +73,7 @@ func TestConfigSpecOverBothEncodings(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, useProto := range []bool{false, true} {
-		builder := New(components.Component{Name: "x", Config: block}, unreachable{})
+		builder := New(components.Component{Name: "x", Config: block}, unreachable{}, nil)
 		spec := overPacker(t, useProto, builder).ConfigSpec()
 		if names := slices.Sorted(maps.Keys(spec)); !slices.Equal(names, []string{"device", "filter", "mounts", "name"}) {
 			t.Errorf("%v", names)

@@ -21,10 +21,12 @@ const hookGrace = time.Second
 
 // run is one execution of Builder.Run.
 type run struct {
-	builder *Builder
-	conn    grpc.ClientConnInterface
-	ui      packersdk.Ui
-	hook    packersdk.Hook
+	service  Service
+	id       string
+	conn     grpc.ClientConnInterface
+	ui       packersdk.Ui
+	hook     packersdk.Hook
+	undoDead bool // nothing is built, and no artifact comes
 
 	sending sync.Mutex // a stream takes one message at a time
 	stream  grpc.BidiStreamingClient[contract.RunRequest, contract.RunEvent]
@@ -37,9 +39,12 @@ type run struct {
 	artifact *artifact
 }
 
-func newRun(b *Builder, conn grpc.ClientConnInterface, ui packersdk.Ui, hook packersdk.Hook) *run {
+func newRun(
+	service Service, id string, conn grpc.ClientConnInterface, ui packersdk.Ui, hook packersdk.Hook,
+) *run {
 	return &run{
-		builder: b, conn: conn, ui: ui, hook: hook, hooks: map[uint64]context.CancelFunc{},
+		service: service, id: id, conn: conn, ui: ui, hook: hook,
+		hooks: map[uint64]context.CancelFunc{},
 	}
 }
 
@@ -56,9 +61,9 @@ func (r *run) execute(ctx context.Context) (packersdk.Artifact, error) {
 	}
 	r.stream = stream
 	r.send(&contract.RunRequest{Message: &contract.RunRequest_Start{
-		Start: &contract.RunStart{BuilderId: r.builder.id},
+		Start: &contract.RunStart{BuilderId: r.id, UndoDead: r.undoDead},
 	}})
-	stop := context.AfterFunc(ctx, func() { r.builder.cancelUntil(over.Done(), client) })
+	stop := context.AfterFunc(ctx, func() { cancelUntil(over.Done(), client, r.id) })
 	defer stop()
 
 	for {
@@ -76,7 +81,7 @@ func (r *run) execute(ctx context.Context) (packersdk.Artifact, error) {
 	}
 	end()
 	r.wait()
-	if r.artifact == nil {
+	if r.artifact == nil && !r.undoDead {
 		return nil, errors.New("the plugin has a defect: its service ended the build with neither an " +
 			"artifact nor an error")
 	}
@@ -86,7 +91,7 @@ func (r *run) execute(ctx context.Context) (packersdk.Artifact, error) {
 // failed gives the build's error. What the service last wrote goes before it: Packer prints a builder's
 // error twice.
 func (r *run) failed(err error) error {
-	explained := explain(err, r.builder.service)
+	explained := explain(err, r.service)
 	if explained.lastWords != "" {
 		r.ui.Error(explained.lastWords)
 	}
@@ -122,7 +127,7 @@ func (r *run) handle(event *contract.RunEvent) {
 	case *contract.RunEvent_CancelProvision:
 		r.cancelHook(event.CancelProvision.Id)
 	case *contract.RunEvent_Artifact:
-		r.artifact = newArtifact(r.conn, r.builder.service, event.Artifact)
+		r.artifact = newArtifact(r.conn, r.service, event.Artifact)
 	default:
 		log.Printf("[WARN] run: unknown event %T", event)
 	}
@@ -156,7 +161,7 @@ func (r *run) provision(ctx context.Context, request *contract.Provision) {
 	communicator := &communicator{
 		ctx:     ctx,
 		client:  contract.NewCommunicatorClient(r.conn),
-		service: r.builder.service,
+		service: r.service,
 		id:      request.CommunicatorId,
 	}
 	data := make(map[string]any, len(request.Data))

@@ -65,7 +65,7 @@ func start(t *testing.T, fake *fakePython, ctx context.Context, ui packersdk.Ui,
 	if hook == nil {
 		hook = func(context.Context, string, packersdk.Ui, packersdk.Communicator, any) error { return nil }
 	}
-	return overPacker(t, true, New(testComponent(t), fake)).Run(ctx, ui, hook)
+	return overPacker(t, true, New(testComponent(t), fake, nil)).Run(ctx, ui, hook)
 }
 
 func TestRun(t *testing.T) {
@@ -263,7 +263,7 @@ func TestShutdown(t *testing.T) {
 		<-fake.cancelled
 		return status.Error(codes.Canceled, "the build was cancelled")
 	}
-	builder := New(testComponent(t), fake)
+	builder := New(testComponent(t), fake, nil)
 	ended := make(chan error, 1)
 	go func() {
 		_, err := builder.Run(context.Background(), newRecorder(), nil)
@@ -279,7 +279,7 @@ func TestShutdown(t *testing.T) {
 	if _, err := builder.Run(context.Background(), newRecorder(), nil); !errors.Is(err, errCancelled) {
 		t.Errorf("%v", err)
 	}
-	if New(testComponent(t), fake).Shutdown() {
+	if New(testComponent(t), fake, nil).Shutdown() {
 		t.Error("something was running")
 	}
 }
@@ -287,7 +287,7 @@ func TestShutdown(t *testing.T) {
 func TestCancelBeforeTheServiceIsThere(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	builder := New(testComponent(t), neverReady{})
+	builder := New(testComponent(t), neverReady{}, nil)
 	if _, err := builder.Run(ctx, newRecorder(), nil); !errors.Is(err, errCancelled) {
 		t.Errorf("%v", err)
 	}

@@ -366,7 +366,10 @@ func (*RunRequest_ProvisionResult) isRunRequest_Message() {}
 type RunStart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A builder that was prepared.
-	BuilderId     string `protobuf:"bytes,1,opt,name=builder_id,json=builderId,proto3" json:"builder_id,omitempty"`
+	BuilderId string `protobuf:"bytes,1,opt,name=builder_id,json=builderId,proto3" json:"builder_id,omitempty"`
+	// Nothing is built: what dead builds left on this VM is undone, which no Cancel ends. For the
+	// successor of a service that died. The stream ends well when nothing of them is left.
+	UndoDead      bool `protobuf:"varint,2,opt,name=undo_dead,json=undoDead,proto3" json:"undo_dead,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -406,6 +409,13 @@ func (x *RunStart) GetBuilderId() string {
 		return x.BuilderId
 	}
 	return ""
+}
+
+func (x *RunStart) GetUndoDead() bool {
+	if x != nil {
+		return x.UndoDead
+	}
+	return false
 }
 
 // The answer to `Ask` with the same id. `error` is set when Packer could not ask (no terminal, or
@@ -1869,10 +1879,11 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\n" +
 	"ask_answer\x18\x02 \x01(\v2\x18.osc_chroot.v1.AskAnswerH\x00R\taskAnswer\x12K\n" +
 	"\x10provision_result\x18\x03 \x01(\v2\x1e.osc_chroot.v1.ProvisionResultH\x00R\x0fprovisionResultB\t\n" +
-	"\amessage\")\n" +
+	"\amessage\"F\n" +
 	"\bRunStart\x12\x1d\n" +
 	"\n" +
-	"builder_id\x18\x01 \x01(\tR\tbuilderId\"E\n" +
+	"builder_id\x18\x01 \x01(\tR\tbuilderId\x12\x1b\n" +
+	"\tundo_dead\x18\x02 \x01(\bR\bundoDead\"E\n" +
 	"\tAskAnswer\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04text\x18\x02 \x01(\tR\x04text\x12\x14\n" +

@@ -46,17 +46,30 @@ type Service struct {
 	exitError  error // valid once ended is closed
 	errors     tail
 
-	mutex    sync.Mutex
-	lifeline io.Closer
-	closed   bool
+	locate func(arguments ...string) ([]string, error)
+
+	mutex     sync.Mutex
+	lifeline  io.Closer
+	closed    bool
+	successor *Service
 }
 
 // Start starts the service and returns at once. locate gives the command line that runs the Python side
 // with these arguments; it may take its time.
 func Start(locate func(arguments ...string) ([]string, error)) *Service {
-	s := &Service{ready: make(chan struct{}), ended: make(chan struct{})}
-	go s.run(locate)
+	s := &Service{ready: make(chan struct{}), ended: make(chan struct{}), locate: locate}
+	go s.run()
 	return s
+}
+
+// Successor starts the service again, once, after it has died. It ends with this one's Close.
+func (s *Service) Successor() *Service {
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	if s.successor == nil {
+		s.successor = Start(s.locate)
+	}
+	return s.successor
 }
 
 // Connect waits until the service listens.
@@ -95,6 +108,14 @@ func (s *Service) Exit() (how string, lastWords string) {
 func (s *Service) Close() {
 	s.mutex.Lock()
 	defer s.mutex.Unlock()
+	if s.successor != nil {
+		s.successor.Close()
+	}
+	s.letGo()
+}
+
+// letGo closes the lifeline; the mutex is held.
+func (s *Service) letGo() {
 	s.closed = true
 	if s.lifeline != nil {
 		s.lifeline.Close()
@@ -102,10 +123,10 @@ func (s *Service) Close() {
 	}
 }
 
-func (s *Service) run(locate func(arguments ...string) ([]string, error)) {
+func (s *Service) run() {
 	defer close(s.ended)
 	began := time.Now()
-	argv, err := locate("serve")
+	argv, err := s.locate("serve")
 	if err != nil {
 		s.fail(err)
 		return
@@ -178,7 +199,9 @@ func (s *Service) run(locate func(arguments ...string) ([]string, error)) {
 		s.exitError = <-exited
 	}
 	log.Printf("[DEBUG] service: it ended: %v", s.exitError)
-	s.Close()
+	s.mutex.Lock()
+	defer s.mutex.Unlock()
+	s.letGo()
 }
 
 func (s *Service) fail(err error) {

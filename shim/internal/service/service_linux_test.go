@@ -190,6 +190,25 @@ func TestDeath(t *testing.T) {
 	}
 }
 
+func TestSuccessor(t *testing.T) {
+	s := startFake(t, "good")
+	first, _, _, _ := stateOf(t, s)
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-s.Ended()
+	again := s.Successor()
+	second, _, _, _ := stateOf(t, again)
+	if second == first || s.Successor() != again {
+		t.Errorf("%d after %d", second, first)
+	}
+	s.Close()
+	<-again.Ended()
+	if how, _ := again.Exit(); how != "exit status 0" {
+		t.Error(how)
+	}
+}
+
 func TestEarlyEnd(t *testing.T) {
 	_, err := startFake(t, "early").Connect(t.Context())
 	if err == nil || !strings.HasSuffix(err.Error(), "exit status 3:\n    Traceback\n    ImportError: no grpc here") {

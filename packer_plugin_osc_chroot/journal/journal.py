@@ -1,0 +1,196 @@
+"""The journal of one build: one file of JSON lines, locked as long as the build lives.
+
+What a call of the API is about to make is on the disk before the call is sent, and its id once it is
+known. What goes with the kernel (mounts, processes) is written too, but not waited for: a power
+failure takes both. There are no secrets in it; who undoes a build has credentials of their own.
+`story.py` reads it.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.host.mountinfo import missing_dirs
+from packer_plugin_osc_chroot.host.procfs import read_process
+from packer_plugin_osc_chroot.journal.directory import open_directory
+from packer_plugin_osc_chroot.journal.effects import id_in, removed_by, traces_of
+from packer_plugin_osc_chroot.journal.marks import new_client_token
+
+log = logging.getLogger(__name__)
+
+SUFFIX = ".journal"
+_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from every other."""
+    return _BOOT_ID.read_text().strip()
+
+
+class Journal:
+    """Thread-safe. The file is made with the first effect. Without a directory nothing is written."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory
+        self._lock = threading.Lock()
+        self._about: dict[str, Any] = {}
+        self._folder = -1
+        self._name = ""
+        self._file = -1
+        self._count = 0
+
+    def begin(self, **about: str) -> None:
+        """What whoever undoes this build must know: `vm_id`, `region`, `endpoint`, `omi_name`, …
+
+        Raises BuildError where the directory is not this user's alone, OSError where it cannot be had:
+        then nothing is written.
+        """
+        self._about = about
+        if self.directory is not None:
+            self._folder = open_directory(self.directory, make=True)
+
+    def client_token(self) -> str:
+        """A new ClientToken that says who made the resource, and when."""
+        return new_client_token(self._about.get("vm_id", ""))
+
+    def sending(self, action: str, body: Mapping[str, Any]) -> int:
+        """Before a call: what it may make. Its number for what is said of it later.
+
+        Raises BuildError where it cannot be written.
+        """
+        if (traces := traces_of(action, body)) is None:
+            return 0
+        with self._lock:
+            self._count += 1
+            if self._folder < 0:
+                return self._count
+            event = {"event": "send", "n": self._count, "action": action, **traces}
+            try:
+                if self._file < 0:
+                    self._file = self._open()
+                append(self._file, event, sync=True)
+            except OSError as error:
+                raise BuildError(
+                    f"the journal in {self.directory} cannot be written: {error.strerror}",
+                    hint="Without it nobody could undo this build if it were killed. Make room there",
+                ) from error
+            return self._count
+
+    def answered(
+        self, number: int, action: str, body: Mapping[str, Any], answer: Mapping[str, Any]
+    ) -> None:
+        """The call was done."""
+        if number:
+            self._note({"event": "made", "n": number, "id": id_in(action, answer)}, sync=True)
+        elif removed := removed_by(action, body):
+            self._note({"event": "gone", "action": action, "id": removed})
+
+    def refused(self, number: int) -> None:
+        """The call was not done, for certain."""
+        if number:
+            self._note({"event": "refused", "n": number})
+
+    def disk(self, path: Path, instance: str, *, size: int) -> None:
+        """The disk of the link; `instance` tells it from another of that name, `size` is in GiB."""
+        self._note({"event": "disk", "path": str(path), "instance": instance, "size": size})
+
+    def mounting(self, mount_path: str, device: str) -> None:
+        """The root is about to be mounted there; folders that are missing will be made."""
+        try:
+            number = os.stat(device).st_rdev
+        except OSError as error:
+            # The mount will say it better.
+            log.info("%s: %s", device, error)
+            return
+        point = os.path.realpath(mount_path)
+        made = missing_dirs(point)
+        self._note(
+            {
+                "event": "mount",
+                "point": point,
+                "device": device,
+                "number": f"{os.major(number)}:{os.minor(number)}",
+                "made": made,
+            }
+        )
+
+    def process(self, pid: int) -> None:
+        """A command was started."""
+        if (process := read_process(pid)) is not None:
+            self._note({"event": "process", "pid": pid, "started": process.started})
+
+    def former(self, image: Mapping[str, Any]) -> None:
+        """An OMI of the account is about to be deregistered: all that registers it again."""
+        self._note({"event": "former", "image": dict(image)}, sync=True)
+
+    def keep(self, *ids: str) -> None:
+        """The commit: these are what the build leaves, and nobody takes them back."""
+        self._note({"event": "keep", "ids": [*ids]}, sync=True)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file, which others will find if we are killed."""
+        return self._file >= 0
+
+    def end(self, *, kept: bool, failed: bool) -> None:
+        """The build is over. The file goes, unless it has something for others to undo.
+
+        `kept` is what the user wanted kept (-on-error=abort): only they have it removed.
+        """
+        if kept or failed:
+            self._note({"event": "end", "how": "kept" if kept else "failed"}, sync=True)
+        with self._lock:
+            if self._file >= 0:
+                if not kept and not failed:
+                    os.unlink(self._name, dir_fd=self._folder)
+                os.close(self._file)
+            if self._folder >= 0:
+                os.close(self._folder)
+            self._file = self._folder = -1
+
+    def _note(self, event: Mapping[str, Any], *, sync: bool = False) -> None:
+        """Write what must not stop a build that has done it: a full disk costs the trace only.
+
+        As long as nothing was made there is nothing to say.
+        """
+        with self._lock:
+            if self._file < 0:
+                return
+            try:
+                append(self._file, event, sync=sync)
+            except OSError as error:
+                log.warning("not in the journal: %s: %s", event, error)
+
+    def _open(self) -> int:
+        made = time.gmtime()
+        self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', made)}-{secrets.token_hex(6)}{SUFFIX}"
+        file = os.open(self._name, _FLAGS, 0o600, dir_fd=self._folder)
+        try:
+            # Whoever looks at it right now sees an empty file, and leaves a new one alone.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            about = {**self._about, "pid": os.getpid(), "boot_id": boot_id()}
+            append(file, {"event": "begin", "at": int(time.time()), **about}, sync=True)
+            os.fsync(self._folder)
+        except BaseException:
+            os.unlink(self._name, dir_fd=self._folder)
+            os.close(file)
+            raise
+        return file
+
+
+def append(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
+    """One line, in one write: a reader finds it whole or torn at the file's end. Raises OSError."""
+    line = json.dumps(event).encode() + b"\n"
+    if os.write(file, line) != len(line):
+        raise OSError(28, "No space left on device")
+    if sync:
+        os.fdatasync(file)

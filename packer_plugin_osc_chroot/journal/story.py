@@ -1,0 +1,155 @@
+"""What a journal says: what its build made that may still stand."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class About:
+    """The build: where it ran, what it was to make, when it began (seconds of the epoch)."""
+
+    vm_id: str
+    region: str
+    endpoint: str
+    account_id: str
+    omi_name: str
+    boot_id: str
+    at: int
+
+
+@dataclass
+class Effect:
+    """One call that makes something. `resource_id` is empty where no answer told it."""
+
+    action: str
+    traces: Mapping[str, str]
+    resource_id: str = ""
+
+
+@dataclass(frozen=True)
+class DiskTrace:
+    """The disk of the link; `size` in GiB."""
+
+    path: Path
+    instance: str
+    size: int
+
+
+@dataclass(frozen=True)
+class MountTrace:
+    """The root's mount; `number` is its device's, as mountinfo has it."""
+
+    point: str
+    device: str
+    number: str
+    made: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Story:
+    """`effects` are those that may stand, oldest first. `end` is "" for a build that was killed.
+
+    `former` are the OMIs that had to give their name to one that the build does not leave.
+    """
+
+    about: About
+    effects: Sequence[Effect]
+    disk: DiskTrace | None = None
+    mount: MountTrace | None = None
+    processes: Sequence[tuple[int, int]] = ()
+    former: Sequence[Mapping[str, Any]] = ()
+    end: str = ""
+    kept_ids: frozenset[str] = field(default=frozenset())
+
+    def of(self, action: str) -> list[Effect]:
+        """The effects of one action, newest first."""
+        return [effect for effect in reversed(self.effects) if effect.action == action]
+
+    def describe(self) -> list[str]:
+        """What may stand in the account, for people; newest first."""
+        return [_described(effect) for effect in reversed(self.effects)]
+
+
+def read_story(text: bytes) -> Story | None:
+    """None where not even the first line is whole: then nothing was made yet."""
+    about: About | None = None
+    effects: dict[int, Effect] = {}
+    found: dict[str, Any] = {}
+    processes: list[tuple[int, int]] = []
+    kept: set[str] = set()
+    former: list[Mapping[str, Any]] = []
+    for event in _events(text):
+        match event.get("event"):
+            case "begin":
+                about = _about(event)
+            case "send":
+                traces = {key: str(value) for key, value in event.items() if key[:1].isupper()}
+                effects[int(event["n"])] = Effect(str(event["action"]), traces)
+            case "made":
+                effects[int(event["n"])].resource_id = str(event["id"])
+            case "refused":
+                effects.pop(int(event["n"]), None)
+            case "gone":
+                _strike(effects, str(event["action"]), str(event["id"]))
+            case "disk":
+                found["disk"] = DiskTrace(
+                    Path(event["path"]), str(event["instance"]), int(event["size"])
+                )
+            case "mount":
+                found["mount"] = MountTrace(
+                    event["point"], event["device"], event["number"], tuple(event["made"])
+                )
+            case "process":
+                processes.append((int(event["pid"]), int(event["started"])))
+            case "former":
+                former.append(event["image"])
+            case "keep":
+                kept.update(map(str, event["ids"]))
+                former.clear()
+            case "end":
+                found["end"] = str(event["how"])
+    if about is None:
+        return None
+    stand = [effect for effect in effects.values() if effect.resource_id not in kept]
+    return Story(
+        about, stand, processes=processes, former=former, kept_ids=frozenset(kept), **found
+    )
+
+
+def _about(event: Mapping[str, Any]) -> About:
+    names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id")
+    return About(**{name: str(event.get(name, "")) for name in names}, at=int(event["at"]))
+
+
+def _events(text: bytes) -> Iterator[dict[str, Any]]:
+    """Its whole lines. A torn one can only be the last: its effect had not begun, or has no id."""
+    for line in text.split(b"\n")[:-1]:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            # A line that a full disk cut short, with others after it.
+            continue
+        if isinstance(event, dict):
+            yield event
+
+
+def _strike(effects: dict[int, Effect], action: str, resource_id: str) -> None:
+    made_by = "Link" if action.startswith("Unlink") else "Create"
+    for number, effect in list(effects.items()):
+        key = effect.traces.get("VolumeId") if made_by == "Link" else effect.resource_id
+        if effect.action.startswith(made_by) and key == resource_id:
+            del effects[number]
+
+
+def _described(effect: Effect) -> str:
+    traces = effect.traces
+    match effect.action:
+        case "LinkVolume":
+            return f"link of volume {traces.get('VolumeId')} to VM {traces.get('VmId')}"
+        case "CreateImage":
+            return f"OMI {effect.resource_id or 'named ' + repr(traces.get('ImageName'))}"
+    kind = effect.action.removeprefix("Create").lower()
+    return f"{kind} {effect.resource_id or 'with ClientToken ' + traces.get('ClientToken', '')}"

@@ -1,0 +1,249 @@
+"""`packer-plugin-osc-chroot reclaim`: what dead builds left on this VM is undone by hand."""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.credentials import find_credentials
+from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
+from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.journal.dead import DeadJournal, client_tokens, dead_journals
+from packer_plugin_osc_chroot.journal.directory import state_directory
+from packer_plugin_osc_chroot.journal.story import Story
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.plan import plan_wrapper
+from packer_plugin_osc_chroot.reclaim.next_build import title
+from packer_plugin_osc_chroot.reclaim.orphans import Orphan, find_orphans, remove_orphan
+from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
+from packer_plugin_osc_chroot.reclaim.undo import undo_story
+from packer_plugin_osc_chroot.template.engine import Scope
+
+# A build's volume is without a link for seconds, or while its snapshot is taken.
+_AGE_HOURS = 6.0
+
+
+class ScreenUi:
+    """What is said goes to a terminal."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def say(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def message(self, text: str) -> None:
+        self.say(f"    {text}")
+
+    def error(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def machine(self, category: str, *args: str) -> None:
+        """Packer's form, which nobody reads here."""
+
+    def ask(self, query: str) -> str:
+        raise BuildError(f"there is nobody to ask: {query}")
+
+
+@dataclass
+class Report:
+    """What was found and done, as --json prints it."""
+
+    builds: list[dict[str, Any]] = field(default_factory=list)
+    orphans: list[dict[str, Any]] = field(default_factory=list)
+    # Whether something is left that should have gone.
+    incomplete: bool = False
+
+
+@dataclass(frozen=True)
+class _Reclaim:
+    """One run of the command."""
+
+    environ: Mapping[str, str]
+    identity: Identity
+    host: Host
+    ui: ScreenUi
+    token: CancelToken
+    report: Report
+    dry_run: bool
+
+    def cloud(self, *, region: str = "", endpoint: str = "") -> Cloud:
+        config = Config(region=region, custom_endpoint_oapi=endpoint)
+        credentials = find_credentials(config, self.environ)
+        return Cloud(credentials, region=credentials.region or self.identity.region)
+
+    def build(self, journal: DeadJournal) -> None:
+        """Undo one dead build, or say why not."""
+        story = journal.story
+        entry: dict[str, Any] = {
+            "journal": str(journal.path),
+            "omi_name": story.about.omi_name,
+            "began": datetime.fromtimestamp(story.about.at, UTC).isoformat(),
+            "kept_by_on_error": story.end == "kept",
+            "found": story.describe(),
+            "left": [],
+        }
+        self.report.builds.append(entry)
+        kept = " (kept by -on-error)" if story.end == "kept" else ""
+        self.ui.say(f"{title(story)[:1].upper()}{title(story)[1:]}{kept}:")
+        for what in story.describe() or ["nothing in the account"]:
+            self.ui.message(what)
+        cloud = self.cloud(region=story.about.region, endpoint=story.about.endpoint)
+        try:
+            reason = self._not_ours(cloud, story)
+        except CloudError as error:
+            reason = str(error)
+        if reason:
+            entry["left"] = [reason]
+            self.report.incomplete = True
+            self.ui.error(f"Left alone: {reason}")
+        elif not self.dry_run:
+            failures = undo_story(story, cloud, host=self.host, ui=self.ui, token=self.token)
+            entry["left"] = [str(failure) for failure in failures]
+            if failures:
+                journal.failed()
+                self.report.incomplete = True
+            else:
+                journal.remove()
+                self.ui.say("Nothing of it is left.")
+
+    def _not_ours(self, cloud: Cloud, story: Story) -> str:
+        """Why these credentials, on this VM, must not undo it; empty where they may.
+
+        To credentials of another account everything looks as if it were gone.
+        """
+        vm_id = story.about.vm_id
+        vm = cloud.one("ReadVms", "Vms", token=self.token, VmIds=[vm_id])
+        is_here = vm_id == self.identity.vm_id
+        if is_here and vm is not None:
+            return ""
+        if vm is not None and vm.get("State") != "terminated":
+            return f"it ran on VM {vm_id}, which is another one: run reclaim there"
+        accounts = cloud.read("ReadAccounts", token=self.token).get("Accounts") or [{}]
+        if not is_here and str(accounts[0].get("AccountId")) == story.about.account_id:
+            return ""
+        return f"these credentials are not of account {story.about.account_id or 'of the build'}"
+
+    def orphans(self, *, remove: bool, hours: float, spare: set[str]) -> None:
+        """Name what carries our mark and no journal names, and remove it where that is wanted."""
+        cloud = self.cloud()
+        found = find_orphans(
+            cloud, vm_id=self.identity.vm_id, spare=spare, hours=hours, token=self.token
+        )
+        if found:
+            self.ui.say("Made by this plugin, and not part of a build or an OMI any more:")
+        for orphan in found:
+            self.ui.message(orphan.describe())
+            gone = remove and not self.dry_run and self._remove(cloud, orphan)
+            self.report.orphans.append(
+                {"kind": orphan.kind, "id": orphan.resource_id, "vm_id": orphan.vm_id}
+                | {"made": orphan.made_at, "removed": gone}
+            )
+        if found and not remove:
+            self.ui.say("reclaim --orphans removes them.")
+
+    def _remove(self, cloud: Cloud, orphan: Orphan) -> bool:
+        token = CancelToken(deadline=300.0, reason="removing it took too long")
+        try:
+            with self.token.on_cancel(token.cancel):
+                remove_orphan(cloud, orphan, token=token)
+        except BuildError as error:
+            self.ui.error(f"{orphan.kind} {orphan.resource_id} is left behind: {error}")
+            self.report.incomplete = True
+            return False
+        return True
+
+
+def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> int:
+    """Returns the exit status: 1 where something is left that should have gone."""
+    parser = argparse.ArgumentParser(
+        prog="packer-plugin-osc-chroot reclaim",
+        description="Undo what builds left that were killed on this VM, or kept by -on-error=abort."
+        " Credentials are taken from the environment or ~/.osc/config.json.",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only say what there is")
+    parser.add_argument("--json", action="store_true", help="report as one JSON object")
+    parser.add_argument(
+        "--orphans",
+        action="store_true",
+        help="also remove volumes and snapshots made by this plugin on this VM, or on VMs that are"
+        " gone, that no journal knows and no OMI uses",
+    )
+    parser.add_argument(
+        "--hours",
+        type=float,
+        default=_AGE_HOURS,
+        metavar="N",
+        help="how old such a volume or snapshot must be (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--command-wrapper",
+        default="",
+        metavar="TEMPLATE",
+        help="as command_wrapper of the template, for users other than root: 'sudo {{.Command}}'",
+    )
+    options = parser.parse_args(argv)
+    environ = os.environ if environ is None else environ
+    # With --json standard output has the report alone.
+    ui = ScreenUi(sys.stderr if options.json else sys.stdout)
+    token = CancelToken(reason="interrupted")
+    report = Report()
+    before = signal.signal(signal.SIGINT, lambda number, frame: token.cancel())
+    try:
+        _run(options, environ=environ, ui=ui, token=token, report=report)
+    except BuildError as error:
+        ui.error(f"reclaim: {error}")
+        report.incomplete = True
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if options.json:
+        print(json.dumps({"builds": report.builds, "orphans": report.orphans}))
+    elif not (report.builds or report.orphans or report.incomplete):
+        ui.say("There is nothing to reclaim.")
+    return 1 if report.incomplete else 0
+
+
+def _run(
+    options: argparse.Namespace,
+    *,
+    environ: Mapping[str, str],
+    ui: ScreenUi,
+    token: CancelToken,
+    report: Report,
+) -> None:
+    directory = state_directory(environ)
+    config = Config(command_wrapper=options.command_wrapper or "{{.Command}}")
+    reclaim = _Reclaim(
+        environ=environ,
+        identity=read_identity(config, environ, token=token),
+        host=Host(plan_wrapper(config, Scope(started_at=datetime.now(UTC)))),
+        ui=ui,
+        token=token,
+        report=report,
+        dry_run=options.dry_run,
+    )
+    if not options.dry_run:
+        remove_dead_sockets()
+    try:
+        # Read before anything is undone: a volume that could not be is no orphan either.
+        spare = client_tokens(directory)
+        for journal in dead_journals(directory):
+            token.check()
+            reclaim.build(journal)
+    except OSError as error:
+        raise BuildError(f"journals in {directory}: {error.strerror}") from error
+    try:
+        reclaim.orphans(remove=options.orphans, hours=options.hours, spare=spare)
+    except CloudError as error:
+        if options.orphans:
+            raise
+        # These credentials may not list; what was asked for is done.
+        ui.error(f"Not looked for orphans: {error.message}")

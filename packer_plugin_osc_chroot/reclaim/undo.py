@@ -1,0 +1,163 @@
+"""Undoes a dead build from its journal, in the order and with the code of a living one."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.disk import instance_of
+from packer_plugin_osc_chroot.host.disk_search import find_again
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below
+from packer_plugin_osc_chroot.host.mounts import remove_dirs, unmount_root
+from packer_plugin_osc_chroot.host.process import end_family
+from packer_plugin_osc_chroot.host.procfs import Family, command_line, read_process
+from packer_plugin_osc_chroot.journal.journal import boot_id
+from packer_plugin_osc_chroot.journal.story import Effect, Story
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.resources.former_image import bring_back
+from packer_plugin_osc_chroot.resources.image import image_removal
+from packer_plugin_osc_chroot.resources.link import undo_link
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
+from packer_plugin_osc_chroot.resources.snapshot import snapshot_removal
+from packer_plugin_osc_chroot.resources.source_volume import remove_copy
+from packer_plugin_osc_chroot.resources.volume import volume_removal
+from packer_plugin_osc_chroot.ui import Ui
+
+log = logging.getLogger(__name__)
+
+Step = Callable[[CancelToken], None]
+
+
+def undo_story(
+    story: Story, cloud: Cloud, *, host: Host, ui: Ui, token: CancelToken
+) -> list[BuildError]:
+    """Undo all of it whatever fails; each failure has been shown. A cancel ends it where it is."""
+    failures: list[BuildError] = []
+    for step in _steps(story, cloud, host=host, ui=ui):
+        own = CancelToken(deadline=UNDO_SECONDS, reason="undoing took too long")
+        try:
+            with token.on_cancel(own.cancel):
+                step(own)
+            token.check()
+        except BuildError as error:
+            log.info("undoing: %s", error, exc_info=True)
+            ui.error(f"Could not undo: {error}")
+            for line in error.details:
+                ui.error(f"  {line}")
+            failures.append(error)
+        if token.cancelled:
+            break
+    return failures
+
+
+def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
+    yield lambda token: _end_processes(story, host=host, ui=ui)
+    for effect in story.of("CreateImage"):
+        if "SourceImageId" in effect.traces:
+            yield partial(_remove_copy, effect, cloud, ui)
+            continue
+        name, snapshot_id = effect.traces.get("ImageName", ""), effect.traces.get("SnapshotId", "")
+        image = image_removal(cloud, name, story.about.account_id, snapshot_id)
+        yield partial(_remove, image, effect, ui)
+    for former in story.former:
+        yield partial(_bring_back, former, cloud, ui)
+    for effect in story.of("CreateSnapshot"):
+        yield partial(_remove, snapshot_removal(cloud, _client_token(effect), ui=ui), effect, ui)
+    yield lambda token: _unmount(story, host=host, ui=ui, token=token)
+    # A volume was asked to be linked once for each name that was tried.
+    for effect in {
+        each.traces["VolumeId"]: each for each in reversed(story.of("LinkVolume"))
+    }.values():
+        yield partial(_unlink, story, effect, cloud, host, ui)
+    for effect in story.of("CreateVolume"):
+        yield partial(_remove, volume_removal(cloud, _client_token(effect), ui=ui), effect, ui)
+    yield lambda token: _remove_dirs(story, host=host)
+
+
+def _remove(removal: Removal, effect: Effect, ui: Ui, token: CancelToken) -> None:
+    removal.run(Attempt(resource_id=effect.resource_id, may_stand=True), ui=ui, token=token)
+
+
+def _remove_copy(effect: Effect, cloud: Cloud, ui: Ui, token: CancelToken) -> None:
+    attempt = Attempt(resource_id=effect.resource_id, may_stand=True)
+    remove_copy(cloud, effect.traces.get("ImageName", ""), attempt, ui=ui, token=token)
+
+
+def _bring_back(former: Mapping[str, Any], cloud: Cloud, ui: Ui, token: CancelToken) -> None:
+    bring_back(cloud, former, ui=ui, token=token)
+
+
+def _client_token(effect: Effect) -> str:
+    return effect.traces.get("ClientToken", "")
+
+
+def _end_processes(story: Story, *, host: Host, ui: Ui) -> None:
+    """Commands that go on though the build is dead: what they do now nobody would undo."""
+    if not _is_this_boot(story):
+        return
+    over = threading.Event()
+    over.set()
+    for pid, started in story.processes:
+        process = read_process(pid)
+        if process is None or process.started != started or not process.alive:
+            continue
+        ui.message(f"Ending process {pid} {command_line(pid)}")
+        end_family(Family(pid), kill=host.kill, exited=over)
+
+
+def _unmount(story: Story, *, host: Host, ui: Ui, token: CancelToken) -> None:
+    mount = story.mount
+    if mount is None or not _disk_is_there(story):
+        # After a reboot nothing of it is mounted; what is there belongs to somebody else.
+        return
+    mounted = [each for each in mounts_below(mount.point) if each.mount_point == mount.point]
+    if any(each.device_number == mount.number for each in mounted):
+        ui.say(f"Unmounting {mount.point}...")
+        unmount_root(host, mount.point, mount.device, ui=ui, hurry=True, token=token)
+
+
+def _unlink(
+    story: Story, effect: Effect, cloud: Cloud, host: Host, ui: Ui, token: CancelToken
+) -> None:
+    volume_id, name = effect.traces["VolumeId"], effect.traces.get("DeviceName", "")
+    undo_link(
+        cloud,
+        volume_id,
+        vm_id=effect.traces.get("VmId", ""),
+        name=name,
+        disk=_disk(story, volume_id, name),
+        host=host,
+        timeout=Config.link_timeout,
+        ui=ui,
+        token=token,
+    )
+
+
+def _disk(story: Story, volume_id: str, api_name: str) -> Path | None:
+    """The disk of the link, which must be free before it is unlinked."""
+    if _is_this_boot(story):
+        return story.disk.path if story.disk and _disk_is_there(story) else None
+    if story.disk is None:
+        return None
+    # It may have another node now, and somebody may have mounted it.
+    return find_again(volume_id, api_name=api_name, size=story.disk.size)
+
+
+def _disk_is_there(story: Story) -> bool:
+    disk = story.disk
+    return disk is not None and _is_this_boot(story) and instance_of(disk.path) == disk.instance
+
+
+def _is_this_boot(story: Story) -> bool:
+    return story.about.boot_id == boot_id()
+
+
+def _remove_dirs(story: Story, *, host: Host) -> None:
+    if story.mount is not None:
+        remove_dirs(host, story.mount.made)

@@ -1,0 +1,231 @@
+"""Builds that were killed, and who undoes them: the next build, `reclaim`, or nobody."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import chaos_child
+import pytest
+from in_process import OPTIONS, assert_nothing_left, build_on, live_snapshots, run
+
+from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
+from packer_plugin_osc_chroot.cloud.credentials import find_credentials
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.reclaim import command
+from packer_plugin_osc_chroot.ui import RecordingUi
+
+pytestmark = pytest.mark.root
+
+
+def killed(cloud: LocalCloud, point: str) -> None:
+    """A build that is killed right after something it does, such as "call LinkVolume"."""
+    environ = cloud.child_environment(os.environ)
+    argv = [sys.executable, chaos_child.__file__, point, "after", "killed"]
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"struck {point}"), done.stdout + done.stderr
+
+
+def reclaim(cloud: LocalCloud, *arguments: str) -> int:
+    return command.main(arguments, environ=cloud.environment())
+
+
+def journals(cloud: LocalCloud) -> list[Path]:
+    return [*Path(cloud.environment()[STATE_VARIABLE]).iterdir()]
+
+
+def named(name: str) -> Config:
+    return Config(**{**vars(OPTIONS), "omi_name": name})
+
+
+@pytest.mark.parametrize("point", ["call CreateVolume", "command mount", "call CreateImage"])
+def test_the_next_build_undoes_it_and_says_so(point: str) -> None:
+    with LocalCloud() as cloud:
+        killed(cloud, point)
+        assert cloud.leftovers() or cloud.images()
+        ui = RecordingUi()
+        run(cloud, config=named("next"), ui=ui)
+        said = ui.text.index('Undoing what the build of "killed" of ')
+        assert said < ui.text.index("Creating a volume")
+        assert_nothing_left(cloud)
+        assert [image.name for image in cloud.images()] == ["next"]
+        assert len(live_snapshots(cloud)) == 1
+        assert journals(cloud) == []
+
+
+def test_a_committed_omi_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCloud() as cloud:
+        killed(cloud, "journal keep")
+        assert reclaim(cloud) == 0
+        assert_nothing_left(cloud)
+        assert [image.name for image in cloud.images()] == ["killed"]
+
+
+def test_reclaim_first_looks_and_then_undoes(capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCloud() as cloud:
+        killed(cloud, "files place")
+        left = cloud.leftovers()
+        assert left
+        assert reclaim(cloud, "--dry-run", "--json") == 0
+        assert cloud.leftovers() == left
+        (build,) = json.loads(capsys.readouterr().out)["builds"]
+        assert build["omi_name"] == "killed" and not build["kept_by_on_error"]
+        assert [each.split()[0] for each in build["found"]] == ["link", "volume"]
+        assert reclaim(cloud) == 0
+        assert "Nothing of it is left" in capsys.readouterr().out
+        assert_nothing_left(cloud)
+        assert reclaim(cloud) == 0
+        assert capsys.readouterr().out == "There is nothing to reclaim.\n"
+
+
+def test_what_an_abort_kept_is_removed_by_reclaim_alone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LocalCloud() as cloud:
+        packer = OPTIONS.packer.__class__(**{**vars(OPTIONS.packer), "on_error": "abort"})
+        broken = {"omi_name": "kept", "post_mount_commands": ("false",), "packer": packer}
+        ui = RecordingUi()
+        with pytest.raises(BuildError):
+            run(cloud, config=Config(**{**vars(OPTIONS), **broken}), ui=ui)
+        assert "This command removes all of it: packer-plugin-osc-chroot reclaim" in ui.text
+        left = cloud.leftovers()
+        assert left
+        run(cloud, config=named("another"))
+        assert cloud.leftovers() == left
+        assert reclaim(cloud) == 0
+        assert "(kept by -on-error):" in capsys.readouterr().out
+        assert_nothing_left(cloud)
+
+
+def test_a_command_that_goes_on_is_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCloud() as cloud:
+        command_line = f"sleep 1234.{os.getpid()}"
+        find = ["pgrep", "--full", f"^{command_line}"]
+        environ = cloud.child_environment(os.environ) | {"CHAOS_COMMAND": command_line}
+        argv = [
+            sys.executable,
+            chaos_child.__file__,
+            f"command /bin/sh -c {command_line}",
+            "while",
+            "x",
+        ]
+        subprocess.run(argv, env=environ, check=False, capture_output=True)
+        assert subprocess.run(find, check=False).returncode == 0
+        assert reclaim(cloud) == 0
+        assert subprocess.run(find, check=False).returncode == 1
+        assert_nothing_left(cloud)
+
+
+def test_a_journal_of_another_vm_or_account_is_left_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with LocalCloud() as cloud:
+        killed(cloud, "journal disk")
+        left = cloud.leftovers()
+        (journal,) = journals(cloud)
+        text = journal.read_text()
+        journal.write_text(text.replace(cloud.vm_id, "i-ffffffff"))
+        ui = RecordingUi()
+        run(cloud, config=named("next"), ui=ui)
+        assert "on VM i-ffffffff: packer-plugin-osc-chroot reclaim tells more" in ui.text
+        assert cloud.leftovers() == left
+        account = json.loads(text.splitlines()[0])["account_id"]
+        foreign = text.replace(cloud.vm_id, "i-ffffffff").replace(account, "999999999999")
+        journal.write_text(foreign)
+        assert reclaim(cloud) == 1
+        assert "not of account 999999999999" in capsys.readouterr().err
+        assert cloud.leftovers() == left
+        journal.write_text(text)
+        assert reclaim(cloud) == 0
+        assert_nothing_left(cloud)
+
+
+def test_after_a_reboot_mounts_are_not_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCloud() as cloud:
+        killed(cloud, "journal disk")
+        (journal,) = journals(cloud)
+        boot = json.loads(journal.read_text().splitlines()[0])["boot_id"]
+        journal.write_text(journal.read_text().replace(boot, "another"))
+        assert reclaim(cloud) == 0
+        assert_nothing_left(cloud)
+
+
+def test_what_cannot_be_undone_is_tried_again(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with LocalCloud() as cloud:
+        killed(cloud, "files place")
+        (mount,) = [x.split()[1] for x in cloud.leftovers() if x.startswith("mount /mnt")][:1]
+        # A swap file of the kernel's own: no process holds it, and nothing can be ended.
+        swap = Path(mount) / "swap"
+        swap.write_bytes(bytes(1 << 20))
+        loop = subprocess.run(
+            ["losetup", "--find", "--show", str(swap)], check=True, capture_output=True, text=True
+        ).stdout.strip()
+        try:
+            ui = RecordingUi()
+            run(cloud, config=named("next"), ui=ui)
+            assert "cannot be unmounted" in ui.text
+        finally:
+            subprocess.run(["losetup", "--detach", loop], check=True)
+        assert len(journals(cloud)) == 1
+        run(cloud, config=named("after it"))
+        assert_nothing_left(cloud)
+        assert journals(cloud) == []
+
+
+def test_orphans_are_named_and_removed_on_demand(capsys: pytest.CaptureFixture[str]) -> None:
+    with LocalCloud() as cloud:
+        result = run(cloud, config=named("stays"))
+        killed(cloud, "call CreateSnapshot")
+        (journal,) = journals(cloud)
+        journal.unlink()
+        # The VM was replaced: its links went with it. What is linked is nobody's orphan.
+        assert reclaim(cloud, "--json", "--hours", "0") == 0
+        found = json.loads(capsys.readouterr().out)["orphans"]
+        assert [(each["kind"], each["removed"]) for each in found] == [("snapshot", False)]
+        assert reclaim(cloud, "--orphans") == 0
+        assert len(live_snapshots(cloud)) == 2, "too young"
+        assert reclaim(cloud, "--orphans", "--hours", "0") == 0
+        assert live_snapshots(cloud) == list(result.snapshot_ids)
+        unlink_all(cloud)
+        assert reclaim(cloud, "--orphans", "--hours", "0") == 0
+        assert_nothing_left(cloud)
+        assert [image.name for image in cloud.images()] == ["stays"]
+
+
+def unlink_all(cloud: LocalCloud) -> None:
+    environ = cloud.environment()
+    token = CancelToken(deadline=20.0)
+    client = Cloud(find_credentials(Config(), environ), region=environ["OSC_REGION"])
+    for volume in client.pages("ReadVolumes", "Volumes", token=token):
+        if [link["DeviceName"] for link in volume["LinkedVolumes"]] not in ([], ["/dev/sda1"]):
+            client.change("UnlinkVolume", token=token, VolumeId=volume["VolumeId"])
+            while not any("(available" in each for each in cloud.leftovers()):
+                token.sleep(0.05)
+
+
+def test_a_directory_that_others_may_write_to(tmp_path: Path) -> None:
+    with LocalCloud() as cloud:
+        planted = tmp_path / "planted"
+        planted.mkdir()
+        planted.chmod(0o777)
+        environ = {**cloud.environment(), STATE_VARIABLE: str(planted)}
+        with pytest.raises(BuildError, match="directory of journals"):
+            build_on(environ)
+        assert_nothing_left(cloud)
+
+
+def test_no_journal_can_be_had(tmp_path: Path) -> None:
+    with LocalCloud() as cloud:
+        (tmp_path / "file").write_text("")
+        environ = {**cloud.environment(), STATE_VARIABLE: str(tmp_path / "file" / "state")}
+        ui = RecordingUi()
+        build_on(environ, ui=ui)
+        assert "warning: no journal in" in ui.text
+        assert_nothing_left(cloud)

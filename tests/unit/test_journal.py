@@ -1,0 +1,259 @@
+"""The journal of a build: what is in it, who may read it, and what a torn or planted one does."""
+
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.journal import journal as module
+from packer_plugin_osc_chroot.journal.dead import client_tokens, dead_journals, has_journals
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE, state_directory
+from packer_plugin_osc_chroot.journal.journal import Journal
+from packer_plugin_osc_chroot.journal.marks import new_client_token, read_mark
+from packer_plugin_osc_chroot.journal.story import Story, read_story
+
+VOLUME = {"ClientToken": "t-1", "Size": 10, "SnapshotId": "snap-0"}
+IMAGE = {
+    "ImageName": "name",
+    "Description": "a secret",
+    "BlockDeviceMappings": [{"DeviceName": "/dev/sda1", "Bsu": {"SnapshotId": "snap-1"}}],
+}
+
+
+def begun(directory: Path) -> Journal:
+    journal = Journal(directory)
+    journal.begin(vm_id="i-1", region="r", endpoint="e", account_id="a", omi_name="n")
+    return journal
+
+
+def made_volume(journal: Journal) -> None:
+    number = journal.sending("CreateVolume", VOLUME)
+    journal.answered(number, "CreateVolume", VOLUME, {"Volume": {"VolumeId": "vol-1"}})
+
+
+def die(journal: Journal) -> None:
+    """What the kernel does for a process that is killed."""
+    os.close(journal._file)
+    os.close(journal._folder)
+
+
+def dead_stories(directory: Path) -> list[Story]:
+    return [journal.story for journal in dead_journals(directory)]
+
+
+def test_no_file_before_anything_is_made_and_none_after_a_good_end(tmp_path: Path) -> None:
+    journal = begun(tmp_path / "state")
+    journal.process(os.getpid())
+    assert not has_journals(tmp_path / "state")
+    made_volume(journal)
+    assert has_journals(tmp_path / "state")
+    (file,) = (tmp_path / "state").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+    journal.end(kept=False, failed=False)
+    assert not has_journals(tmp_path / "state")
+    journal.end(kept=False, failed=False)
+
+
+def test_a_living_build_is_left_alone_and_a_dead_one_is_found(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    assert dead_stories(tmp_path) == []
+    assert client_tokens(tmp_path) == {"t-1"}
+    die(journal)
+    (story,) = dead_stories(tmp_path)
+    assert story.about.vm_id == "i-1" and story.about.omi_name == "n" and story.end == ""
+    assert story.describe() == ["volume vol-1"]
+
+
+def test_of_two_that_look_one_has_it(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    die(journal)
+    for _ in dead_journals(tmp_path):
+        assert dead_stories(tmp_path) == []
+
+
+def test_what_stands_is_what_was_made_and_not_removed(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    for name, refuse in (("/dev/xvdb", True), ("/dev/xvdc", False)):
+        body = {"VolumeId": "vol-1", "VmId": "i-1", "DeviceName": name}
+        number = journal.sending("LinkVolume", body)
+        if refuse:
+            journal.refused(number)
+        else:
+            journal.answered(number, "LinkVolume", body, {})
+    journal.sending("CreateSnapshot", {"ClientToken": "t-2", "VolumeId": "vol-1"})
+    number = journal.sending("CreateImage", IMAGE)
+    journal.answered(number, "CreateImage", IMAGE, {"Image": {"ImageId": "ami-1"}})
+    die(journal)
+    (story,) = dead_stories(tmp_path)
+    assert story.describe() == [
+        "OMI ami-1",
+        "snapshot with ClientToken t-2",
+        "link of volume vol-1 to VM i-1",
+        "volume vol-1",
+    ]
+    assert [x.traces["DeviceName"] for x in story.of("LinkVolume")] == ["/dev/xvdc"]
+    assert story.of("CreateImage")[0].traces["SnapshotId"] == "snap-1"
+
+
+def test_removed_and_kept_things_are_struck(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    number = journal.sending("CreateImage", IMAGE)
+    journal.answered(number, "CreateImage", IMAGE, {"Image": {"ImageId": "ami-1"}})
+    journal.keep("ami-1")
+    gone = {"VolumeId": "vol-1"}
+    journal.answered(journal.sending("DeleteVolume", gone), "DeleteVolume", gone, {})
+    die(journal)
+    (story,) = dead_stories(tmp_path)
+    assert story.describe() == [] and story.kept_ids == {"ami-1"}
+
+
+def test_nothing_but_ids_and_names_is_in_it(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    journal.sending("CreateImage", IMAGE)
+    (file,) = tmp_path.iterdir()
+    assert "a secret" not in file.read_text()
+    journal.end(kept=True, failed=False)
+    (story,) = dead_stories(tmp_path)
+    assert story.end == "kept"
+
+
+def test_an_undo_that_failed_is_found_again(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    journal.end(kept=False, failed=True)
+    for dead in dead_journals(tmp_path):
+        assert dead.story.end == "failed"
+        dead.failed()
+    for dead in dead_journals(tmp_path):
+        dead.remove()
+    assert dead_stories(tmp_path) == []
+
+
+def test_every_torn_end_can_be_read(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    journal.keep("x")
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    first = whole.index(b"\n") + 1
+    for size in range(len(whole)):
+        story = read_story(whole[:size])
+        assert (story is None) == (size < first)
+    journal.end(kept=False, failed=False)
+
+
+def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o777)
+    with pytest.raises(BuildError, match=r"state, belongs to user \d+ with mode 777"):
+        begun(state)
+    with pytest.raises(BuildError, match="mode 777"):
+        dead_stories(state)
+
+
+def test_links_and_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
+    state, real = tmp_path / "state", tmp_path / "real"
+    real.mkdir(mode=0o700)
+    state.symlink_to(real)
+    with pytest.raises(OSError):
+        begun(state)
+    (real / "a.journal").symlink_to("/etc/passwd")
+    os.mkfifo(real / "b.journal")
+    (real / "c.journal").write_bytes(b"")
+    (real / "d.journal").mkdir()
+    (real / "notes").write_text("no journal")
+    assert dead_stories(real) == []
+    assert (real / "c.journal").exists(), "a new one may not have its first line yet"
+    os.utime(real / "c.journal", (0, 0))
+    assert dead_stories(real) == []
+    assert not (real / "c.journal").exists()
+
+
+def test_a_full_disk_stops_before_an_effect_and_not_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = begun(tmp_path)
+    number = journal.sending("CreateVolume", VOLUME)
+
+    def full(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "append", full)
+    journal.answered(number, "CreateVolume", VOLUME, {"Volume": {"VolumeId": "vol-1"}})
+    with pytest.raises(BuildError, match="cannot be written: No space left"):
+        journal.sending("CreateSnapshot", {"ClientToken": "t"})
+    journal.end(kept=False, failed=False)
+
+
+def test_without_a_directory_nothing_is_written() -> None:
+    journal = begun_without()
+    made_volume(journal)
+    journal.keep("x")
+    journal.end(kept=True, failed=False)
+    assert not has_journals(None)
+
+
+def begun_without() -> Journal:
+    journal = Journal()
+    journal.begin(vm_id="i-1")
+    return journal
+
+
+def test_lines_of_many_threads_are_whole(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+
+    def work() -> None:
+        for _ in range(50):
+            journal.process(os.getpid())
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (file,) = tmp_path.iterdir()
+    events = [json.loads(line) for line in file.read_text().splitlines()]
+    assert sum(event["event"] == "process" for event in events) == 200
+    journal.end(kept=False, failed=False)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({STATE_VARIABLE: "/given"}, "/given"),
+        ({"XDG_STATE_HOME": "/xdg", "HOME": "/home/u"}, "/xdg/packer-plugin-osc-chroot"),
+        ({"XDG_STATE_HOME": "rel", "HOME": "/h"}, "/h/.local/state/packer-plugin-osc-chroot"),
+    ],
+)
+def test_where_it_is_for_a_user(
+    monkeypatch: pytest.MonkeyPatch, environ: Mapping[str, str], expected: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert state_directory(environ) == Path(expected)
+
+
+def test_where_it_is_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    environ = {"HOME": "/home/u", "XDG_STATE_HOME": "/home/u/state"}
+    assert state_directory(environ) == Path("/var/lib/packer-plugin-osc-chroot")
+
+
+def test_the_mark() -> None:
+    token = new_client_token("i-12345678")
+    assert len(token) <= 64
+    mark = read_mark(token)
+    assert mark is not None and mark.vm_id == "i-12345678" and -1 < mark.age < 5
+    assert read_mark("0c8d1a9e-5a6e-4b1c-8f40-6d0c4b7ad5a2") is None
+    assert read_mark(new_client_token("")) is None
