@@ -6,7 +6,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.device_names import letters
-from packer_plugin_osc_chroot.options.blocks import BlockDevice
+from packer_plugin_osc_chroot.options.blocks import BlockDevice, iops_problem
 from packer_plugin_osc_chroot.resources.image import ROOT_DEVICE, Json
 
 OPTION = "omi_block_device_mappings"
@@ -54,13 +54,11 @@ def plan_root_mapping(
         "VolumeSize": size,
         "VolumeType": volume_type,
     }
-    if volume_type == "io1":
-        bsu["Iops"] = device.iops or volume.iops
-        if not bsu["Iops"]:
-            raise BuildError(
-                f"{path}.iops: required with the volume type io1, as the volume built on has none",
-                hint="Set it, or choose gp2 or standard",
-            )
+    iops = device.iops or (volume.iops if volume_type == "io1" else 0)
+    if problem := iops_problem(volume_type, iops, size):
+        raise BuildError(f"{path}.iops: {problem}")
+    if iops:
+        bsu["Iops"] = iops
     return {"DeviceName": ROOT_DEVICE, "Bsu": bsu}
 
 
@@ -82,6 +80,16 @@ def plan_other_mappings(
         else:
             found[_same(device.name)] = _mapping(device)
     return list(found.values())
+
+
+def unknown_removals(source: Sequence[Json], devices: Sequence[BlockDevice]) -> list[str]:
+    """The paths of the devices that the template takes away, and the source does not have."""
+    there = {_same(str(mapping["DeviceName"])) for mapping in source}
+    return [
+        f"{OPTION}[{i}]"
+        for i, device in enumerate(devices)
+        if device.no_device and _same(device.name) not in there
+    ]
 
 
 def _mapping(device: BlockDevice) -> Json:

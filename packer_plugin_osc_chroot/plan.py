@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.mappings import (
     find_root,
     plan_other_mappings,
     plan_root_mapping,
+    unknown_removals,
 )
 from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.blocks import BlockDevice
@@ -219,6 +220,9 @@ def _plan_image(
 ) -> ImageRequest:
     """`device`, at `path`, is the template's mapping of the root."""
     kept = (source.root.get("Bsu") or {}) if source else {}
+    others = source.other_mappings if source else ()
+    for unknown in unknown_removals(others, config.omi_block_device_mappings):
+        late.warn(f"Warning: {unknown}.no_device: there is no such device to leave out")
     return ImageRequest(
         name=config.omi_name,
         description=late.text("omi_description", config.omi_description),
@@ -229,9 +233,7 @@ def _plan_image(
             device,
             delete_on_vm_deletion=bool(kept.get("DeleteOnVmDeletion", True)),
         ),
-        other_mappings=plan_other_mappings(
-            source.other_mappings if source else (), config.omi_block_device_mappings, path
-        ),
+        other_mappings=plan_other_mappings(others, config.omi_block_device_mappings, path),
         boot_modes=config.omi_boot_modes or (source.boot_modes if source else ()),
         product_codes=config.omi_product_codes or (source.product_codes if source else ()),
         tpm_mandatory=source is not None and source.tpm_mandatory,

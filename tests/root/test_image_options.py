@@ -10,6 +10,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.options.blocks import BlockDevice
+from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
 
@@ -140,6 +141,29 @@ def test_a_root_that_the_snapshot_does_not_fit_in() -> None:
         ):
             build(cloud, root_volume_size=3, omi_block_device_mappings=devices)
         assert sent(cloud, "CreateVolume") == []
+
+
+@pytest.mark.parametrize(
+    ("device", "problem"),
+    [
+        (BlockDevice(device_name="xvda", volume_type="io1"), "iops: "),
+        (BlockDevice(device_name="xvda", iops=300), "iops: "),
+        (BlockDevice(device_name="xvda", volume_type="io1", iops=301), "iops: "),
+    ],
+)
+def test_iops_of_the_root_that_the_source_decides(device: BlockDevice, problem: str) -> None:
+    with LocalCloud() as cloud:
+        with pytest.raises(BuildError, match=rf"omi_block_device_mappings\[0\].{problem}"):
+            build(cloud, omi_block_device_mappings=(device,))
+        assert sent(cloud, "CreateVolume") == []
+
+
+def test_a_device_to_leave_out_that_is_not_there_is_said() -> None:
+    ui = RecordingUi()
+    device = BlockDevice(device_name="sdz", no_device=True)
+    with LocalCloud() as cloud:
+        run(cloud, ui=ui, config=dataclasses.replace(OPTIONS, omi_block_device_mappings=(device,)))
+    assert "omi_block_device_mappings[0].no_device: there is no such device" in ui.text
 
 
 def test_a_larger_root_of_the_type_io1() -> None:
