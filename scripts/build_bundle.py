@@ -105,7 +105,11 @@ def freeze(work: Path) -> Path:
         str(ROOT / "scripts" / "service_entry.py"),
     ]
     run(*command)
-    return work / "dist" / SERVICE
+    tree = work / "dist" / SERVICE
+    for record in tree.rglob("*.dist-info/RECORD"):
+        # It has the digests of scripts that name the virtualenv's interpreter.
+        record.unlink()
+    return tree
 
 
 def run(*arguments: str) -> None:

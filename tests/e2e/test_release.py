@@ -119,6 +119,10 @@ def test_the_same_bytes_elsewhere_and_later(release: Path, workplace: Path) -> N
         }
 
     assert sums(release) == sums(again)
+    # Nor does it matter where the virtualenv is.
+    frozen = [file for file in (workplace / "release.work" / "bundle").rglob("*") if file.is_file()]
+    assert frozen
+    assert not [file for file in frozen if file.name == "RECORD"]
 
 
 def test_every_file_is_there_under_its_name(release: Path, workplace: Path) -> None:
