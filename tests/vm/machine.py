@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from packer_run import Outcome, Running
 
@@ -22,7 +22,7 @@ GATEWAY = "169.254.0.2"
 _NETWORK = f"user,id=net0,net=169.254.0.0/16,host={GATEWAY},dhcpstart=169.254.0.15"
 _METADATA = "169.254.169.254:80"
 
-Accelerator = str
+Accelerator = Literal["kvm", "tcg"]
 
 
 def find_accelerator(image: Path, directory: Path) -> Accelerator:

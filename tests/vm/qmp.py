@@ -7,8 +7,11 @@ import time
 from pathlib import Path
 from typing import Any, cast
 
+_START_SECONDS = 10.0
+_ANSWER_SECONDS = 60.0
 
-class QmpError(Exception):
+
+class QmpError(OSError):
     """QEMU refused a command, or did not do it in time."""
 
 
@@ -46,6 +49,9 @@ class Qmp:
         return self._call(command, arguments)
 
     def _connect(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._path.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(self._path))
         self._call("qmp_capabilities", {})
@@ -56,7 +62,7 @@ class Qmp:
         # device_add is older than that rule, and takes the properties' own names.
         named = arguments if command == "device_add" else spelt
         self._socket.sendall(json.dumps({"execute": command, "arguments": named}).encode())
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + _ANSWER_SECONDS
         while True:
             message = self._read(deadline, what=f"the answer to {command}")
             if "error" in message:
