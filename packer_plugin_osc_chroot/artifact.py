@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from packer_plugin_osc_chroot.build import Result
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Result
 from packer_plugin_osc_chroot.resources.image import delete_image
 from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 

@@ -1,45 +1,28 @@
 """The build, on one page: what is made, in which order, and what stands until when."""
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import create_tags
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.host.chroot import Chroot
+from packer_plugin_osc_chroot.context import Context, Result
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.copy_files import copied_files
-from packer_plugin_osc_chroot.host.disk import Disk, partition_path
-from packer_plugin_osc_chroot.host.mounts import extra_mounts
-from packer_plugin_osc_chroot.host.partitions import (
-    digit_warning,
-    find_partition,
-    mounted_partition,
-    partition_table,
-    settle_partitions,
-)
-from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.journal.dead import has_journals
 from packer_plugin_osc_chroot.journal.directory import state_directory
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.look import Facts, check_host, look
-from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.phases import Phases, Timing
 from packer_plugin_osc_chroot.plan import (
     Late,
     late_data,
     plan_build,
-    plan_extra_mounts,
-    plan_hook_data,
-    plan_mount_path,
     plan_wrapper,
 )
+from packer_plugin_osc_chroot.provision import provision
 from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
-from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.resources.former_image import (
     delete_former_snapshots,
     deregister_former,
@@ -58,54 +41,10 @@ from packer_plugin_osc_chroot.resources.source_volume import (
     Timeouts,
     source_volume,
 )
-from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.timeline import timeline
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass(frozen=True)
-class Communicator:
-    """The inside of the chroot, as provisioners reach it."""
-
-    chroot: Chroot
-    files: RootFs
-
-
-class Provisioners(Protocol):
-    """Packer's provisioners: Go objects at the other end of the stream."""
-
-    def run(self, communicator: Communicator, data: Mapping[str, str]) -> None:
-        """Run them all. Raises BuildError, Cancelled."""
-
-    def clean_up(self, communicator: Communicator, data: Mapping[str, str]) -> None:
-        """Run the error-cleanup-provisioner, if there is one."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Context:
-    """What a build is given; opened once."""
-
-    config: Config
-    scope: Scope
-    ui: Ui
-    token: CancelToken
-    provisioners: Provisioners
-    environ: Mapping[str, str]
-    redact: Redactor
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What a build leaves: the image and its snapshots, and what templates know of it."""
-
-    region: str
-    image_id: str
-    snapshot_ids: tuple[str, ...]
-    source_image_id: str
-    data: Mapping[str, str]
-    cloud: Cloud
 
 
 def build(context: Context) -> Result:
@@ -168,7 +107,7 @@ def build(context: Context) -> Result:
             describe=lambda disk: f"link of volume {volume_id} ({disk.path})",
         )
         linked = phases.level()
-        data = _provision(context, phases, host, late, disk, journal)
+        data = provision(context, phases, host, late, disk, journal)
         ui.say("Unmounting...")
         phases.leave("unmount", since=linked)
 
@@ -320,115 +259,6 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
             " outright, nothing would know what it left"
         )
     return cloud, facts
-
-
-def _provision(
-    context: Context, phases: Phases, host: Host, late: Late, disk: Disk, journal: Journal
-) -> Mapping[str, str]:
-    """From the linked disk to provisioners that have run; what it enters is left by the caller."""
-    config, ui, token = context.config, context.ui, context.token
-    if config.pre_mount_commands:
-        expected = partition_path(disk.path, config.partition_number)
-        commands = [
-            late.text(
-                "pre_mount_commands",
-                command,
-                Device=str(disk.path),
-                PartitionDevice=str(expected),
-            )
-            for command in config.pre_mount_commands
-        ]
-        for command in commands:
-            if warning := digit_warning("pre_mount_commands", command, disk):
-                ui.message(warning)
-        phases.do("pre_mount_commands", lambda: _run_on_disk(host, commands, disk, token, ui))
-
-    partition = phases.do(
-        "find partition",
-        lambda: find_partition(disk, config.partition_number, host=host, token=token),
-    )
-    mount_path = plan_mount_path(config, late, disk)
-    ui.say(f"Mounting {partition} at {mount_path}...")
-    journal.mounting(mount_path, str(partition.path))
-    root = phases.enter(
-        "mount",
-        lambda: mounted_partition(
-            host,
-            partition,
-            mount_path,
-            options=config.mount_options,
-            token=token,
-            ui=ui,
-        ),
-        describe=lambda root: f"mount {root}",
-    )
-    if config.post_mount_commands:
-        after = [
-            late.text(
-                "post_mount_commands",
-                command,
-                Device=str(disk.path),
-                PartitionDevice=str(partition),
-                MountPath=mount_path,
-            )
-            for command in config.post_mount_commands
-        ]
-        for command in after:
-            if warning := digit_warning("post_mount_commands", command, disk):
-                ui.message(warning)
-        phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
-
-    files = phases.enter(
-        "files",
-        lambda: open_rootfs(host, root, on_warning=ui.message),
-        describe=lambda _: "",
-    )
-    phases.enter(
-        "chroot_mounts",
-        lambda: extra_mounts(host, root, files, plan_extra_mounts(config), token=token, ui=ui),
-        describe=lambda _: f"mounts below {root}",
-    )
-    if config.files:
-        phases.enter(
-            "copy_files",
-            lambda: copied_files(files, config.files, host=host, root=root, token=token, ui=ui),
-            describe=lambda _: f"copies in {root}: {', '.join(config.files)}",
-        )
-    data = plan_hook_data(
-        late, disk=disk, partition=partition.path, mount_path=mount_path, environ=context.environ
-    )
-    communicator = Communicator(Chroot(host, root), files)
-    phases.do("provision", lambda: _run_provisioners(context, communicator, data))
-    return data
-
-
-def _run_provisioners(
-    context: Context, communicator: Communicator, data: Mapping[str, str]
-) -> None:
-    context.ui.say("Running the provisioners in the chroot...")
-    try:
-        context.provisioners.run(communicator, data)
-    except Cancelled:
-        # Packer ends a cleanup hook at once after a cancel: there is no use in asking.
-        raise
-    except BuildError:
-        if context.config.packer.on_error != "abort":
-            context.provisioners.clean_up(communicator, data)
-        raise
-
-
-def _run_on_disk(host: Host, commands: list[str], disk: Disk, token: CancelToken, ui: Ui) -> None:
-    """One command may make the partitions that the next one formats."""
-    table = partition_table(disk, host=host, token=token)
-    for command in commands:
-        _run(host, [command], token=token, ui=ui)
-        table = settle_partitions(disk, table, host=host, token=token)
-
-
-def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None:
-    for command in commands:
-        ui.say(f"Running on this VM: {command}")
-        host.shell(command, token=token, on_line=ui.message)
 
 
 def _show_times(ui: Ui, timings: list[Timing]) -> None:

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from packer_plugin_osc_chroot.build import Communicator, Context, Result, build
+from packer_plugin_osc_chroot.build import build
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
+from packer_plugin_osc_chroot.context import Communicator, Context, Result
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.options.config import Config

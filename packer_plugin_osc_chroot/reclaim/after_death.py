@@ -2,8 +2,8 @@
 
 import os
 
-from packer_plugin_osc_chroot.build import Context
 from packer_plugin_osc_chroot.cloud.access import find_access
+from packer_plugin_osc_chroot.context import Context
 from packer_plugin_osc_chroot.errors import UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.directory import open_directory, state_directory

@@ -24,7 +24,7 @@ from packer_plugin_osc_chroot.service.registry import (
 from packer_plugin_osc_chroot.service.status import abort
 
 if TYPE_CHECKING:
-    from packer_plugin_osc_chroot.build import Communicator, Context
+    from packer_plugin_osc_chroot.context import Communicator, Context
     from packer_plugin_osc_chroot.service.stream import RunStream
 
 
@@ -142,7 +142,7 @@ class BuilderService(rpc.BuilderServicer):
         return pb.CancelResponse()
 
     def _context(self, prepared: Prepared, stream: "RunStream", token: CancelToken) -> "Context":
-        from packer_plugin_osc_chroot.build import Context
+        from packer_plugin_osc_chroot.context import Context
 
         registry = self._registry
         assert prepared.config is not None, "Run refuses a builder without a configuration"

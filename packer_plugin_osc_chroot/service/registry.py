@@ -13,7 +13,7 @@ from packer_plugin_osc_chroot.redaction import Redactor
 if TYPE_CHECKING:
     # Not needed to validate, and slow to import.
     from packer_plugin_osc_chroot.artifact import Artifact
-    from packer_plugin_osc_chroot.build import Communicator
+    from packer_plugin_osc_chroot.context import Communicator
 
 
 @dataclasses.dataclass

@@ -10,8 +10,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 
-from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.process import KILL_GRACE, TERM_GRACE

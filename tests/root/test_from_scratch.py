@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from in_process import Provisioner, assert_nothing_left, mounted, run, sent
 
-from packer_plugin_osc_chroot.build import Communicator
+from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.options.prepare import prepare

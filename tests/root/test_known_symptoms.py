@@ -18,8 +18,8 @@ import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, live_snapshots
 from in_process import run as run_build
 
-from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host import disk_search
 from packer_plugin_osc_chroot.host.procfs import command_line, pids

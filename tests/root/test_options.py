@@ -10,8 +10,8 @@ import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
 
 from packer_plugin_osc_chroot import build as build_module
-from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.mountinfo import read_mounts
 from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE

@@ -17,8 +17,8 @@ from in_process import (
     sent,
 )
 
-from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud

@@ -14,11 +14,11 @@ import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
 
 from packer_plugin_osc_chroot import timeline
-from packer_plugin_osc_chroot.build import Result
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.wait import insist
+from packer_plugin_osc_chroot.context import Result
 from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from in_process import OPTIONS, Provisioner, assert_nothing_left, mounted, run
 
-from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.host import disk_search
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.ui import RecordingUi

@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from packer_plugin_osc_chroot.build import Communicator
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import Cancelled
 from packer_plugin_osc_chroot.host.process import KILL_GRACE, TERM_GRACE
