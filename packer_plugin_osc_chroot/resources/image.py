@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +12,9 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.host.disk import GIB
 from packer_plugin_osc_chroot.journal.effects import snapshots_in
+from packer_plugin_osc_chroot.options.checks import MAX_VOLUME_GIB
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import Ui
@@ -146,9 +149,13 @@ def _root_name(image: Json) -> str:
 def _to_create(mapping: Json) -> Json:
     """A copy with what CreateImage takes of it (BlockDeviceMappingImage, BsuToCreate)."""
     found = {key: mapping[key] for key in ("DeviceName", "VirtualDeviceName") if mapping.get(key)}
-    if bsu := mapping.get("Bsu"):
-        return {**found, "Bsu": {key: bsu[key] for key in _BSU_KEYS if bsu.get(key) is not None}}
-    return found
+    if not mapping.get("Bsu"):
+        return found
+    bsu = {key: mapping["Bsu"][key] for key in _BSU_KEYS if mapping["Bsu"].get(key) is not None}
+    if bsu.get("VolumeSize", 0) > MAX_VOLUME_GIB:
+        # In bytes: OUTSCALE's own Packer plugin divides what images show.
+        bsu["VolumeSize"] = math.ceil(bsu["VolumeSize"] / GIB)
+    return {**found, "Bsu": bsu}
 
 
 def read_image(cloud: Cloud, image_id: str, *, token: CancelToken) -> Json | None:

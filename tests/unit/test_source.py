@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.look import wanted_source
 from packer_plugin_osc_chroot.options.blocks import OmiFilter
 from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.resources.image import parse_source
 from packer_plugin_osc_chroot.source import find_source
 
 OWN, VENDOR, CANONICAL = "111111111111", "222222222222", "099720109477"
@@ -178,3 +179,12 @@ def test_what_is_not_available_is_no_match(cloud: LocalCloud, find: Find, tmp_pa
     assert find({"name": "mine*", "state": "available", "architecture": "x86_64"}, "self")
     with pytest.raises(BuildError, match="no OMI"):
         find({"name": "mine", "state": "pending"}, "self")
+
+
+@pytest.mark.parametrize(("shown", "size"), [(10, 10), (10 << 30, 10), (14_901, 14_901)])
+def test_a_size_that_is_shown_in_bytes(shown: int, size: int) -> None:
+    bsu = {"SnapshotId": "snap-1", "VolumeSize": shown, "VolumeType": "gp2"}
+    mapping = {"DeviceName": "/dev/sda1", "Bsu": bsu}
+    image = {"ImageId": "ami-1", "State": "available", "BlockDeviceMappings": [mapping]}
+    source = parse_source(image)
+    assert source.size == source.root["Bsu"]["VolumeSize"] == size
