@@ -35,7 +35,7 @@ def apt_proxy() -> str:
 
 
 def test_a_playbook_installs_a_package_and_writes_a_template(
-    packer: Packer, leak_check: Machine, tmp_path: Path
+    packer: Packer, leak_check: Machine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugin = made("tools/packer-plugin-ansible")
     playbooks = made("ansible/bin/ansible-playbook").parent
@@ -56,7 +56,6 @@ def test_a_playbook_installs_a_package_and_writes_a_template(
             cloud=cloud,
             extra=extra,
         )
-        print(outcome.output)
         assert outcome.status == 0, outcome.output
         assert "failed=0" in outcome.output
         [image] = cloud.images()
@@ -70,3 +69,6 @@ def test_a_playbook_installs_a_package_and_writes_a_template(
     assert "\nPackage: hello\nStatus: install ok installed\n" in read_file(
         exported, "/var/lib/dpkg/status"
     )
+    play = outcome.output[outcome.output.index("Executing Ansible") :]
+    with capsys.disabled():
+        print(f"\n{play[: play.index('Unmounting')]}\n/etc/issue of the OMI: {written}", end="")

@@ -30,9 +30,19 @@ class Build:
     seconds: float
 
     @property
+    def disks(self) -> dict[str, str]:
+        """The API's names of the disks, and the kernel's, as users are told."""
+        found = re.findall(r"Disk: (\S+) \(linked as (\S+)\)", self.output)
+        return {linked: disk for disk, linked in found}
+
+    @property
     def partitions(self) -> list[str]:
-        """What was mounted, as users are told."""
-        return re.findall(r"Mounting (\S+) at", self.output)
+        """What was mounted."""
+        return sorted(re.findall(r"Mounting (\S+) at", self.output))
+
+    def __str__(self) -> str:
+        disks = ", ".join(f"{disk} (the API's {name})" for name, disk in self.disks.items())
+        return f"{self.seconds:.0f} s, on {disks}; mounted {', '.join(self.partitions)}"
 
 
 @dataclass(frozen=True)
@@ -59,11 +69,6 @@ class RegionVm:
         environment["OSC_ENDPOINT_API"] = f"http://{GATEWAY}:{endpoint.port}{endpoint.path}"
         environment["CHECKPOINT_DISABLE"] = "1"
         return self.machine.run(command, environment=environment, timeout=timeout)
-
-    def linked_as(self) -> list[str]:
-        """The API's names of the disks of all builds."""
-        calls = [call for call in self.cloud.record if call.action == "LinkVolume"]
-        return [call.parameters["DeviceName"] for call in calls if call.status == 200]
 
     def omi(self, name: str) -> str:
         """The id of the OMI of that name."""
@@ -111,7 +116,7 @@ def running_vm(
             metadata=metadata,
             processors=os.cpu_count() or 1,
         ) as machine:
-            login, seconds = machine.wait_for_login(timeout=180)
+            login, seconds = machine.wait_for_login(timeout=300)
             say(f"the VM, which is the OMI from scratch, boots in {seconds:.1f} s: {login}")
             machine.run(f"mkdir {_TOOLS} && mount LABEL=tools {_TOOLS}", timeout=120)
             before = machine.run(_MOUNTS, timeout=60).output

@@ -86,7 +86,7 @@ def check_that_they_boot(
         subprocess.run(["e2fsck", "-fn", f"{file}?offset={MIB}"], check=True, capture_output=True)
         try:
             with Machine(file, directory / name, accelerator) as machine:
-                return machine.wait_for_login(timeout=180)
+                return machine.wait_for_login(timeout=300)
         finally:
             file.unlink()  # pytest keeps directories.
 
@@ -100,27 +100,23 @@ def test_two_omis_from_a_source_at_once(
     vm: RegionVm, accelerator: Accelerator, say: Say, tmp_path: Path
 ) -> None:
     only = "-only=osc-chroot.one,osc-chroot.two"
-    build = vm.build(only, "sources.pkr.hcl", timeout=300)
-    linked, found = vm.linked_as()[-2:], build.partitions
-    say(
-        f"two OMIs at once, in {build.seconds:.0f} s, on {', '.join(sorted(found))};"
-        f" the API calls the disks {', '.join(sorted(linked))}"
-    )
-    assert sorted(found) == ["/dev/sda1", "/dev/sdb1"], "as this kernel names them"
-    assert len(set(linked)) == 2
+    build = vm.build(only, "sources.pkr.hcl", timeout=600)
+    say(f"two OMIs at once: {build}")
+    assert build.partitions == ["/dev/sda1", "/dev/sdb1"], "as this kernel names them"
+    assert len(build.disks) == 2
     check_that_they_boot(vm, accelerator, say, tmp_path, ["one", "two"])
 
 
 def test_an_omi_from_scratch_out_of_a_tarball(
     vm: RegionVm, accelerator: Accelerator, say: Say, tmp_path: Path
 ) -> None:
-    build = vm.build("-var=tarball=bootable.tar.zst", "tarball.pkr.hcl", timeout=300)
-    say(f"an OMI from a tarball, in {build.seconds:.0f} s, on {', '.join(build.partitions)}")
+    build = vm.build("-var=tarball=bootable.tar.zst", "tarball.pkr.hcl", timeout=600)
+    say(f"an OMI from a tarball: {build}")
     check_that_they_boot(vm, accelerator, say, tmp_path, ["from-tarball"])
 
 
-def test_an_nvme_disk_is_found(vm: RegionVm, say: Say, tmp_path: Path) -> None:
+def test_an_nvme_disk_is_found(vm: RegionVm, say: Say) -> None:
     vm.attacher.bus = "nvme"
-    build = vm.build("-only=osc-chroot.nvme", "sources.pkr.hcl", timeout=300)
-    say(f"OMI {vm.omi('nvme')} on {', '.join(build.partitions)}, in {build.seconds:.0f} s")
+    build = vm.build("-only=osc-chroot.nvme", "sources.pkr.hcl", timeout=600)
+    say(f"OMI {vm.omi('nvme')} (nvme): {build}")
     assert build.partitions == ["/dev/nvme0n1p1"]
