@@ -88,10 +88,10 @@ def find_partition(
 
 def partition_table(disk: Disk, *, host: Host, token: CancelToken) -> tuple[str, ...]:
     """The partitions of the table on the disk: number, start and sectors of each; none without one."""
-    columns = ["--show", "--noheadings", "--raw", "--output", "NR,START,SECTORS"]
+    columns = ["--show", "--noheadings", "--output", "NR,START,SECTORS"]
     # Without a table partx fails.
     shown = host.run(["partx", *columns, str(disk.path)], token=token, success=(0, 1))
-    return tuple(line for line in shown.output.splitlines() if line[:1].isdigit())
+    return tuple(line.strip() for line in shown.output.splitlines() if line.strip()[:1].isdigit())
 
 
 def settle_partitions(
