@@ -255,12 +255,23 @@ class Phases:
             try:
                 value = self._timed(name, action, beside=False)
             except Exception as error:
+                self._note_not_undone(name, error)
                 if self._wants_retry(name, error):
                     continue
                 raise
             self._token.check()
             self._pause(name)
             return value
+
+    def _note_not_undone(self, name: str, error: Exception) -> None:
+        """What a phase that failed halfway could not take back of its half."""
+        if not isinstance(error, BuildError):
+            return
+        for failure in error.not_undone:
+            log.error("undoing %s", name, exc_info=failure)
+            self._show(f"Could not undo {name}", failure)
+            self.failures.append(failure)
+        error.not_undone = ()
 
     def _timed(self, name: str, action: Callable[[], T], *, beside: bool) -> T:
         begun = time.monotonic()

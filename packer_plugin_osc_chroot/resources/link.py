@@ -35,7 +35,7 @@ from packer_plugin_osc_chroot.host.disk_search import (
 from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.host.uevents import disk_sign
-from packer_plugin_osc_chroot.resources.removal import Attempt
+from packer_plugin_osc_chroot.resources.removal import Attempt, undoing
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
 from packer_plugin_osc_chroot.ui import Ui
@@ -75,7 +75,23 @@ def linked_volume(
     attempt = _Attempt(
         device_path=device_path, nvme_device_path=nvme_device_path, size=size, timeout=timeout
     )
-    try:
+
+    def undo() -> None:
+        # Sent once a link may stand, whatever a read shows: it may be an old one.
+        if attempt.may_stand:
+            undo_link(
+                cloud,
+                volume_id,
+                vm_id=vm_id,
+                name=attempt.name,
+                disk=attempt.disk_path,
+                host=host,
+                timeout=timeout,
+                ui=ui,
+                token=undo_token(),
+            )
+
+    with undoing(undo):
         try:
             disk = _linked_disk(
                 cloud, volume_id, attempt, vm_id=vm_id, alone=False, token=token, ui=ui
@@ -93,20 +109,6 @@ def linked_volume(
         named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
         ui.message(f"Disk: {disk.path}{named}")
         yield disk
-    finally:
-        # Sent once a link may stand, whatever a read shows: it may be an old one.
-        if attempt.may_stand:
-            undo_link(
-                cloud,
-                volume_id,
-                vm_id=vm_id,
-                name=attempt.name,
-                disk=attempt.disk_path,
-                host=host,
-                timeout=timeout,
-                ui=ui,
-                token=undo_token(),
-            )
 
 
 def undo_link(

@@ -31,6 +31,26 @@ class Attempt:
             raise
 
 
+@contextmanager
+def undoing(undo: Callable[[], None]) -> Iterator[None]:
+    """Undo at the end of the block, however it ends.
+
+    What failed first stays the error: an undoing that fails after it goes with it (`not_undone`).
+    """
+    try:
+        yield
+    except BuildError as error:
+        try:
+            undo()
+        except UndoError as failure:
+            error.not_undone = (*error.not_undone, failure)
+        raise
+    except BaseException:
+        undo()
+        raise
+    undo()
+
+
 @dataclasses.dataclass(frozen=True)
 class Removal:
     """How one kind of resource goes.

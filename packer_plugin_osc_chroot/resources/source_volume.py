@@ -24,7 +24,7 @@ from packer_plugin_osc_chroot.resources.image import (
     read_image,
     wait_for_image,
 )
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, undoing
 from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 from packer_plugin_osc_chroot.resources.volume import VolumeRequest, created_volume
 from packer_plugin_osc_chroot.ui import Ui
@@ -124,7 +124,7 @@ def copied_image(
         "SourceRegionName": cloud.region,
         "Description": f"Temporary copy of {source.image_id}, made by packer",
     }
-    try:
+    with undoing(lambda: remove_copy(cloud, source.image_id, name, attempt, ui=ui)):
         with attempt.sending():
             attempt.resource_id = sent_once(
                 lambda: create_image(cloud, body, name_is_new=True, token=token),
@@ -136,8 +136,6 @@ def copied_image(
         for snapshot_id in snapshots_in(shown):
             cloud.journal.owns_snapshot(snapshot_id)
         yield parse_source(shown)
-    finally:
-        remove_copy(cloud, source.image_id, name, attempt, ui=ui)
 
 
 def remove_copy(

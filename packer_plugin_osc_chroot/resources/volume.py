@@ -12,7 +12,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, undoing
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -67,7 +67,7 @@ def created_volume(
     client_token = cloud.journal.client_token()
     attempt = Attempt()
     removal = volume_removal(cloud, client_token, ui=ui)
-    try:
+    with undoing(lambda: removal.run(attempt, ui=ui)):
         with attempt.sending():
             answer = cloud.change(
                 "CreateVolume", token=token, ClientToken=client_token, **request.body()
@@ -88,8 +88,6 @@ def created_volume(
             pace=pace,
         )
         yield volume_id
-    finally:
-        removal.run(attempt, ui=ui)
 
 
 def volume_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
 
-from packer_plugin_osc_chroot import build as build_module
+from packer_plugin_osc_chroot import provision
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.errors import BuildError
@@ -91,7 +91,7 @@ def test_a_disk_without_partitions_is_mounted_whole_where_none_is_asked_for(tmp_
 
 
 def test_a_digit_appended_to_a_disk_whose_name_ends_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "digit_warning", lambda option, *_: f"warning: {option}")
+    monkeypatch.setattr(provision, "digit_warning", lambda option, *_: f"warning: {option}")
     with LocalCloud() as cloud:
         ui = build(cloud)
     assert "warning: pre_mount_commands" in ui.text

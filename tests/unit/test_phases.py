@@ -13,7 +13,7 @@ from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, U
 from packer_plugin_osc_chroot.journal.dead import dead_journals
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.phases import Phases
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, undoing
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 
@@ -393,3 +393,27 @@ def test_what_an_abort_kept_is_marked_so_in_the_journal(tmp_path: Path) -> None:
 def test_what_could_not_be_undone_stays_in_the_journal(tmp_path: Path) -> None:
     run_with_journal(tmp_path, undo_fails=True)
     assert ends_in(tmp_path) == ["failed"]
+
+
+def test_an_undoing_that_fails_does_not_hide_why_the_phase_failed() -> None:
+    def undo() -> None:
+        raise UndoError("volume vol-1 is left behind", left=["volume vol-1"], hint="Delete it")
+
+    def fail() -> None:
+        raise BuildError("the volume never came")
+
+    @contextmanager
+    def made() -> Iterator[None]:
+        with undoing(undo):
+            fail()
+            yield
+
+    ui = RecordingUi()
+    with pytest.raises(BuildError, match="never came") as caught:
+        with Phases(ui=ui, token=CancelToken()) as phases:
+            phases.enter("create volume", made)
+    assert [str(failure) for failure in phases.failures] == [
+        "volume vol-1 is left behind. Delete it"
+    ]
+    assert "Could not undo create volume: volume vol-1 is left behind" in ui.text
+    assert any("vol-1" in note for note in caught.value.__notes__)
