@@ -151,13 +151,15 @@ def on_the_host(built: Built) -> None:
 
 
 def by_older_names(built: Built) -> None:
+    # Without Packer's line breaks.
+    said = " ".join(built.outcome.output.split())
     for older, name in (
         ("ami_name", "omi_name"),
         ("ami_virtualization_type", "omi_virtualization_type"),
         ("ami_block_device_mappings", "omi_block_device_mappings"),
         ("ami_block_device_mappings[0].delete_on_termination", "delete_on_vm_deletion"),
     ):
-        assert f"{older}: the older spelling of {name}" in built.outcome.output
+        assert f'{older}: an older spelling; write "{name}"' in said
     assert built.snapshot.size == 3
     assert built.mapping("/dev/xvdh")["Bsu"]["DeleteOnVmDeletion"] is True
 
