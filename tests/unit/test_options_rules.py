@@ -236,3 +236,10 @@ def test_the_environment_completes_the_template() -> None:
 def test_scratch_takes_type_and_iops_from_the_roots_mapping() -> None:
     root = {"device_name": "/dev/sda1", "volume_type": "io1", "iops": 1000}
     assert prepared({**SCRATCH, "omi_block_device_mappings": [root]}).errors == ()
+
+
+def test_a_root_device_name_that_is_not_known_yet_is_not_called_ignored() -> None:
+    mapped = {**GOOD, "omi_block_device_mappings": [{"device_name": "xvdf"}]}
+    assert prepared({**mapped, "root_device_name": "<unknown>"}).warnings == ()
+    (warning,) = prepared({**GOOD, "root_device_name": "<unknown>"}).warnings
+    assert warning == "root_device_name: ignored without omi_block_device_mappings"
