@@ -57,7 +57,8 @@ class LocalCloud:
     With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root, and
     so does `own_disk`, which makes the VM's own disk on this machine; `nodes.py` has what `disks` are.
     With `attacher` another machine is the VM, and linked volumes appear there.
-    `trouble` may be a file, which is followed: `tell` gets a line each time it is read again.
+    `trouble` may be a file, which is followed: `tell` gets a line each time it is read again, and
+    one for whatever of `state` could not be had back.
     `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
     """
@@ -171,7 +172,8 @@ class LocalCloud:
             trouble=self._trouble,
             before=before,
         )
-        self.lost = bring_back(self._region, before) if before is not None else []
+        for lost in bring_back(self._region, before) if before is not None else ():
+            self._tell(f"not brought back: {lost}")
         for source in sources:
             add_source(self._region, source, scratch=self._remains.directory)
         if self._state is not None:
