@@ -258,6 +258,13 @@ def test_rules_of_images(cloud: LocalCloud, api: Api) -> None:
     assert create(BlockDeviceMappings=other) == "4057"
     assert create(BlockDeviceMappings=mapping(snapshot_id) + [*other, *other]) == "4011"
     assert create(BlockDeviceMappings=mapping(snapshot_id, VolumeSize=0)) == "4078"
+    for bsu, code in (
+        ({"Iops": 100}, "4029"),
+        ({"VolumeType": "io1"}, "7000"),
+        ({"VolumeType": "io1", "Iops": 301}, "4029"),
+        ({"VolumeType": "io1", "Iops": 0}, "4029"),
+    ):
+        assert create(BlockDeviceMappings=mapping(snapshot_id, **bsu)) == code
     assert create(Architecture="arm64")[0] == "4"
     assert cloud.images() == []
 
