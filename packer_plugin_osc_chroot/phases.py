@@ -228,8 +228,9 @@ class Phases:
             except Exception as failure:
                 log.exception("undoing %s", entry.name)
                 self._show(f"Could not undo {entry.name}", failure)
+                self.failures.append(failure)
                 failures.append(failure)
-        self.failures += failures
+                self._note_not_undone(entry.name, failure)
         return failures
 
     def _show(self, what: str, error: Exception) -> None:
@@ -264,7 +265,7 @@ class Phases:
             return value
 
     def _note_not_undone(self, name: str, error: Exception) -> None:
-        """What a phase that failed halfway could not take back of its half."""
+        """What a phase that failed halfway, or an undoing, could not take back beside its error."""
         if not isinstance(error, BuildError):
             return
         for failure in error.not_undone:

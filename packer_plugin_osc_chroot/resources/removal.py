@@ -43,7 +43,7 @@ def undoing(undo: Callable[[], None]) -> Iterator[None]:
         try:
             undo()
         except UndoError as failure:
-            error.not_undone = (*error.not_undone, failure)
+            error.not_undone = (*error.not_undone, failure, *failure.not_undone)
         raise
     except BaseException:
         undo()

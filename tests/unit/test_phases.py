@@ -92,6 +92,31 @@ def test_a_failed_undo_neither_stops_the_others_nor_hides_the_cause() -> None:
     assert "left: b" in ui.text
 
 
+def test_an_undo_that_fails_in_two_places_names_both() -> None:
+    made, ui = Recorder(), RecordingUi()
+
+    def copied() -> None:
+        raise UndoError("copy is left behind", left=["copy"])
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with undoing(copied), made.thing("volume", undo_fails=True)():
+            yield
+
+    with pytest.raises(BuildError, match="^no") as caught, phases(ui) as runner:
+        runner.enter("create volume", both)
+        runner.do("fail", _fail)
+    assert [str(each) for each in runner.failures] == [
+        "volume is left behind",
+        "copy is left behind",
+    ]
+    assert ui.text.count("left: volume") == ui.text.count("left: copy") == 1
+    assert caught.value.__notes__ == [
+        "volume is left behind\nleft: volume",
+        "copy is left behind\nleft: copy",
+    ]
+
+
 def test_a_failed_undo_alone_is_the_error() -> None:
     made = Recorder()
     with pytest.raises(UndoError, match="b is left behind"), phases() as runner:
