@@ -173,6 +173,19 @@ def test_the_former_omi_comes_back(region: LocalCloud, tmp_path: Path, is_regist
     assert_former_is_back(region, former)
 
 
+def test_an_omi_that_the_api_shows_without_permissions_comes_back(
+    region: LocalCloud, tmp_path: Path
+) -> None:
+    build = Killed(region, tmp_path / "journal")
+    shown = read_image(build.cloud, build.image(build.snapshot()), token=build.token)
+    assert shown is not None
+    former = {key: value for key, value in shown.items() if key != "PermissionsToLaunch"}
+    delete_image(build.cloud, former["ImageId"], token=build.token)
+    deregistered = Attempt(resource_id=former["ImageId"], may_stand=True)
+    bring_back(build.cloud, former, deregistered, ui=RecordingUi())
+    assert_former_is_back(region, former)
+
+
 def assert_former_is_back(region: LocalCloud, former: Any) -> None:
     (image,) = region.images()
     assert image.name == NAME and image.description == "kept"
