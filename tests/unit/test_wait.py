@@ -85,6 +85,21 @@ def test_insist_ends_with_the_last_refusal() -> None:
         insist(send, is_done=lambda: False, token=CancelToken(deadline=0.2))
 
 
+def test_insist_ends_also_where_the_token_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "UNDO_SECONDS", 0.5)
+    begun = time.monotonic()
+
+    def send() -> None:
+        raise _refusal(409)
+
+    def held_up() -> str:
+        return "snapshot snap-1 is pending" if time.monotonic() - begun < 1.0 else ""
+
+    with pytest.raises(CloudError, match="refused"):
+        insist(send, is_done=lambda: False, held_up=held_up, token=CancelToken())
+    assert 1.0 < time.monotonic() - begun < 4.0
+
+
 @pytest.mark.parametrize("where", ["send", "is_done", "held_up"])
 def test_insist_keeps_the_last_refusal_wherever_the_deadline_passes(where: str) -> None:
     token = CancelToken()
