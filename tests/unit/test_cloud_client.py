@@ -294,8 +294,19 @@ def test_tls_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
         (200, b'["no object"]', {}),
         (502, b"<html>a proxy</html>", {}),
         (503, b"\xff\xfe\x00", {}),
+        (200, b"[" * 100_000, {}),
+        (503, b"[" * 100_000, {}),
     ],
-    ids=["torn JSON", "truncated", "HTML", "no object", "a proxy's error", "bytes"],
+    ids=[
+        "torn JSON",
+        "truncated",
+        "HTML",
+        "no object",
+        "a proxy's error",
+        "bytes",
+        "nested too deep",
+        "an error nested too deep",
+    ],
 )
 def test_what_is_no_answer_is_asked_for_again_where_that_is_safe(bad: Answer) -> None:
     with serving(good(), bad, good(Vms=[{"VmId": "i-1"}])) as server:
