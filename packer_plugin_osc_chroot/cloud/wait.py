@@ -76,7 +76,8 @@ def wait_for(
                 f"{what}: still {shown} after {deadline:.0f} s, expected {_either(target)}"
             )
         progress = resource.get("Progress") if resource else None
-        progress = progress if isinstance(progress, int) else None
+        if not isinstance(progress, int) or not 0 <= progress <= 100:
+            progress = None
         if now - reported >= _REPORT_EVERY:
             reported = now
             percent = "" if progress is None else f", {progress}%"

@@ -41,6 +41,20 @@ def test_gone_is_a_state_where_asked_for() -> None:
     assert wait(iter(["detaching", None]), target=("gone",), missing_is="gone") == {}
 
 
+@pytest.mark.parametrize("progress", [-1, 101, "50", None, 10**400])
+def test_a_progress_that_cannot_be_is_none(progress: Any) -> None:
+    shown = iter([{"State": "creating", "Progress": progress}, {"State": "available"}])
+    wait_for(
+        "volume vol-1",
+        lambda: next(shown),
+        target=("available",),
+        deadline=10.0,
+        token=CancelToken(),
+        ui=RecordingUi(),
+    )
+    assert next(shown, None) is None
+
+
 def test_a_failed_state() -> None:
     with pytest.raises(BuildError, match="volume vol-1: is in state error, expected available"):
         wait(iter(["creating", "error"]), failed=("error",))
