@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
 from packer_plugin_osc_chroot.cloud.wait import look_for
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.ui import Ui
 
 
@@ -26,7 +26,7 @@ class Attempt:
         before, self.may_stand = self.may_stand, True
         try:
             yield
-        except (CloudError, Cancelled) as error:
+        except BuildError as error:
             self.may_stand = before or error.maybe_done
             raise
 
