@@ -5,6 +5,7 @@ Where not exactly one fits, the error shows what there is.
 
 import dataclasses
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -120,7 +121,7 @@ def _matching(
 def _holds(filters: Mapping[str, Any], image: Json) -> bool:
     """Whether those filters of the template hold that `_matching` had to override."""
     return all(
-        any(fnmatchcase(str(image.get(key, "")), wanted) for wanted in filters[name])
+        any(_fits(str(image.get(key, "")), wanted) for wanted in filters[name])
         for name, key in _OVERRIDDEN.items()
         if name in filters
     )
@@ -128,7 +129,12 @@ def _holds(filters: Mapping[str, Any], image: Json) -> bool:
 
 def _has_tags(image: Json, wanted: Mapping[str, str]) -> bool:
     tags = as_map(image.get("Tags"))
-    return all(key in tags and fnmatchcase(tags[key], value) for key, value in wanted.items())
+    return all(key in tags and _fits(tags[key], value) for key, value in wanted.items())
+
+
+def _fits(text: str, wanted: str) -> bool:
+    """As the API has it: `*` is the only wildcard, brackets and question marks are none."""
+    return fnmatchcase(text, re.sub(r"[\[?]", r"[\g<0>]", wanted))
 
 
 def _age(image: Json) -> tuple[datetime, str]:
