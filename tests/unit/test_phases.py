@@ -215,6 +215,30 @@ def test_what_runs_beside_is_waited_for_when_the_build_fails() -> None:
     assert made.events == ["-slow"]
 
 
+def test_a_cancel_is_seen_while_what_runs_beside_is_waited_for() -> None:
+    token, go, order = CancelToken(), threading.Event(), list[str]()
+
+    @contextmanager
+    def slow() -> Iterator[None]:
+        yield
+        assert go.wait(5)
+        order.append("volume gone")
+
+    def undo_image() -> None:
+        order.append("image gone")
+        go.set()
+
+    with pytest.raises(Cancelled), Phases(ui=RecordingUi(), token=token) as runner:
+        runner.enter("volume", slow)
+        with runner.draft("image", undo_image):
+            pass
+        runner.leave_beside("delete", since=0)
+        threading.Timer(0.1, token.cancel).start()
+        runner.join()
+        runner.keep()
+    assert order == ["image gone", "volume gone"]
+
+
 def test_cancel_is_seen_between_phases() -> None:
     token = CancelToken()
     made = Recorder()
