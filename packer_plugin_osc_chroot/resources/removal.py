@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
+from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.wait import look_for
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.ui import Ui
@@ -49,6 +50,23 @@ def undoing(undo: Callable[[], None]) -> Iterator[None]:
         undo()
         raise
     undo()
+
+
+def find_made(
+    cloud: Cloud, resources: str, key: str, client_token: str, *, token: CancelToken
+) -> str | None:
+    """The id, below `key`, of what of these resources was made with that ClientToken.
+
+    What is found is deleted: so nothing is without a ClientToken to find it by, as in a journal that
+    was cut short, nor what is shown with another one.
+    """
+    if not client_token:
+        return None
+    filters = {"ClientTokens": [client_token]}
+    for found in cloud.pages(f"Read{resources}", resources, token=token, Filters=filters):
+        if (found.get("ClientToken") or client_token) == client_token:
+            return str(found[key])
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

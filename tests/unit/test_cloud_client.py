@@ -20,6 +20,7 @@ from packer_plugin_osc_chroot.cloud import client
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_missing
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import Cancelled, CloudError
+from packer_plugin_osc_chroot.resources.removal import find_made
 from packer_plugin_osc_chroot.resources.volume import delete_volume
 
 # Status, body, headers beyond the usual ones.
@@ -216,6 +217,25 @@ def test_a_volume_goes_also_where_nobody_may_ask_for_its_snapshots() -> None:
         delete_volume(cloud, "vol-1", token=CancelToken())
         asked = [action for action, _, _ in server.asked[1:]]
     assert asked == ["DeleteVolume", "ReadVolumes", "ReadSnapshots", "DeleteVolume"]
+
+
+def test_what_others_made_is_never_found_by_a_client_token() -> None:
+    shown = [
+        {"VolumeId": "vol-1", "ClientToken": "of another"},
+        {"VolumeId": "vol-2", "ClientToken": "ours"},
+    ]
+    with serving(good(Volumes=shown)) as server:
+        cloud = connect(server.url)
+
+        def find(client_token: str) -> str | None:
+            return find_made(cloud, "Volumes", "VolumeId", client_token, token=CancelToken())
+
+        assert find("ours") == "vol-2"
+        assert find("nobody's") is None
+        asked = len(server.asked)
+        # As in a journal whose line was cut short.
+        assert find("") is None
+        assert len(server.asked) == asked == 2
 
 
 def test_a_missing_resource_is_told_apart() -> None:
