@@ -199,6 +199,12 @@ def _plan_root_volume(
 
 def _plan_size(config: Config, source: SourceImage) -> int:
     if not config.root_volume_size:
+        if not source.size:
+            raise BuildError(
+                f"source_omi {source.image_id}: the API tells neither its root's size nor that of"
+                f" its snapshot {source.snapshot_id}",
+                hint="Set root_volume_size, not smaller than that",
+            )
         return source.size
     if config.root_volume_size < source.size:
         raise BuildError(
