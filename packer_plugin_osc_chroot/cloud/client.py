@@ -135,6 +135,8 @@ class Cloud:
             yield from _resources(action, answer, key)
             if not (following := answer.get("NextPageToken")):
                 return
+            if following == body.get("NextPageToken"):
+                raise CloudError(f"{action}: the answer has itself as the next page", action=action)
             body = {**body, "NextPageToken": following}
 
     def _repeated(self, action: str, body: Mapping[str, Any], token: CancelToken) -> Json:

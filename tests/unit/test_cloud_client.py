@@ -342,6 +342,13 @@ def test_what_is_no_answer_is_asked_for_again_where_that_is_safe(bad: Answer) ->
         assert len(server.asked) == 2
 
 
+def test_a_page_that_follows_itself_is_no_loop() -> None:
+    with serving(good(Images=[], NextPageToken="t")) as server:
+        with pytest.raises(CloudError, match="itself as the next page"):
+            list(connect(server.url).pages("ReadImages", "Images", token=CancelToken()))
+        assert len(server.asked) == 2
+
+
 @pytest.mark.parametrize("vms", ["none", [1], {"VmId": "i-1"}, [[]]])
 def test_answers_of_another_shape(vms: Any) -> None:
     with serving(good(Vms=vms)) as server, pytest.raises(CloudError, match="is no list of objects"):
