@@ -6,6 +6,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.context import Result
+from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.resources.image import delete_image
 from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 
@@ -35,8 +36,22 @@ class Artifact:
         return None
 
     def destroy(self) -> None:
-        """Remove the image, then its snapshots. Raises CloudError."""
+        """Remove the image, then its snapshots. Raises UndoError naming what is left."""
+        cloud = self.result.cloud
         token = CancelToken(deadline=_DESTROY_SECONDS, reason="removing the OMI took too long")
-        delete_image(self.result.cloud, self.result.image_id, token=token)
-        for snapshot_id in self.result.snapshot_ids:
-            delete_snapshot(self.result.cloud, snapshot_id, token=token)
+        left = [("OMI", "DeleteImage --ImageId", self.result.image_id)]
+        left += [("snapshot", "DeleteSnapshot --SnapshotId", x) for x in self.result.snapshot_ids]
+        try:
+            delete_image(cloud, self.result.image_id, token=token)
+            del left[0]
+            for snapshot_id in self.result.snapshot_ids:
+                delete_snapshot(cloud, snapshot_id, token=token)
+                del left[0]
+        except BuildError as error:
+            names = [f"{kind} {key}" for kind, _, key in left]
+            commands = [f"osc-cli api {command} {key}" for _, command, key in left]
+            raise UndoError(
+                f"{', '.join(names)}: left behind: {error.message}",
+                left=names,
+                hint=f"Delete them, in this order: {'; '.join(commands)}",
+            ) from error

@@ -21,7 +21,8 @@ class BuildError(Exception):
 
     def __init__(self, message: str, *, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message)
-        # What could not be undone when this had ended a phase halfway; set by `undoing`.
+        # What else could not be undone: after this had ended a phase halfway, or beside what this
+        # says of an undoing. Set by `undoing`.
         self.not_undone: tuple[UndoError, ...] = ()
         self.message = message
         self.hint = hint

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Seconds between two looks for a cancel while what runs beside is waited for.
+_CANCEL_EVERY = 0.2
 # What -on-error=abort left standing. A generator that is dropped runs its `finally`, so the managers
 # must outlive the build, and the process must end without finalising them (see `service/server.py`).
 _kept_for_ever: list["_Entry"] = []
@@ -157,7 +159,16 @@ class Phases:
         self._beside.start()
 
     def join(self) -> None:
-        """Wait for what runs beside. What it could not undo has been said, and is in `failures`."""
+        """Wait for what runs beside. What it could not undo has been said, and is in `failures`.
+
+        Raises Cancelled: then it is waited for while everything is undone.
+        """
+        while self._beside is not None and self._beside.is_alive():
+            self._token.check()
+            self._beside.join(_CANCEL_EVERY)
+        self._await_beside()
+
+    def _await_beside(self) -> None:
         if self._beside is not None:
             self._beside.join()
             self._beside = None
@@ -178,7 +189,7 @@ class Phases:
 
     def _end(self, error: BaseException | None) -> None:
         if error is not None and self._keeps_all:
-            self.join()
+            self._await_beside()
             self._report_kept()
             return
         # Drafts first: a snapshot that is not finished may be what the rest waits for.
@@ -186,7 +197,7 @@ class Phases:
         if error is not None and (drafts or self._entries or self._beside):
             self._ui.say("Taking back what was made...")
         self._undo(drafts)
-        self.join()
+        self._await_beside()
         self._undo(self._take(since=0, drafts=True))
         if not self.failures:
             return
@@ -228,8 +239,9 @@ class Phases:
             except Exception as failure:
                 log.exception("undoing %s", entry.name)
                 self._show(f"Could not undo {entry.name}", failure)
+                self.failures.append(failure)
                 failures.append(failure)
-        self.failures += failures
+                self._note_not_undone(entry.name, failure)
         return failures
 
     def _show(self, what: str, error: Exception) -> None:
@@ -264,7 +276,7 @@ class Phases:
             return value
 
     def _note_not_undone(self, name: str, error: Exception) -> None:
-        """What a phase that failed halfway could not take back of its half."""
+        """What a phase that failed halfway, or an undoing, could not take back beside its error."""
         if not isinstance(error, BuildError):
             return
         for failure in error.not_undone:

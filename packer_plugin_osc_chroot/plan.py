@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.host.disk import Disk, partition_path
+from packer_plugin_osc_chroot.host.disk import Disk
 from packer_plugin_osc_chroot.host.mounts import ExtraMount
 from packer_plugin_osc_chroot.look import Facts
 from packer_plugin_osc_chroot.mappings import (
@@ -199,6 +199,12 @@ def _plan_root_volume(
 
 def _plan_size(config: Config, source: SourceImage) -> int:
     if not config.root_volume_size:
+        if not source.size:
+            raise BuildError(
+                f"source_omi {source.image_id}: the API tells neither its root's size nor that of"
+                f" its snapshot {source.snapshot_id}",
+                hint="Set root_volume_size, not smaller than that",
+            )
         return source.size
     if config.root_volume_size < source.size:
         raise BuildError(
@@ -242,12 +248,6 @@ def _plan_image(
 
 def plan_extra_mounts(config: Config) -> tuple[ExtraMount, ...]:
     return tuple(ExtraMount(*triple) for triple in config.mounts)
-
-
-def plan_partition(config: Config, disk: Disk) -> Path:
-    """The path that the root's partition has or will have, there or not."""
-    number = config.partition_number
-    return partition_path(disk.path, 1 if number is None else number)
 
 
 def plan_mount_path(config: Config, late: Late, disk: Disk) -> str:

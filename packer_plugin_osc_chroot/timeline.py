@@ -73,7 +73,7 @@ def timeline(environ: Mapping[str, str], name: str, *, ui: Ui) -> Iterator[list[
 
 def _add(path: Path, row: Row, *, run: str) -> None:
     """Add a row to what other builds of the same packer have written."""
-    with open(path, "a+", encoding="utf-8") as file:
+    with open(path, "a+", encoding="utf-8", errors="replace") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         rows = [*_rows(file.read(), run=run), row]
@@ -94,7 +94,7 @@ def _rows(text: str, *, run: str) -> list[Row]:
             Row(str(row["name"]), [Timing(**timing) for timing in row["timings"]])
             for row in document["rows"]
         ]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return []
 
 

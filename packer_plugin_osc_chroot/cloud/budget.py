@@ -143,7 +143,7 @@ def _parse(data: bytes, *, now: float) -> _Shared:
         state = _Shared(
             **{each.name: float(document.get(each.name, 0)) for each in fields(_Shared)}
         )
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return _Shared()
     turns = (state.changed, state.call, state.look)
     sound = all(math.isfinite(turn) and turn <= now + _FURTHEST for turn in turns)

@@ -135,6 +135,8 @@ class Cloud:
             yield from _resources(action, answer, key)
             if not (following := answer.get("NextPageToken")):
                 return
+            if following == body.get("NextPageToken"):
+                raise CloudError(f"{action}: the answer has itself as the next page", action=action)
             body = {**body, "NextPageToken": following}
 
     def _repeated(self, action: str, body: Mapping[str, Any], token: CancelToken) -> Json:
@@ -196,7 +198,7 @@ class Cloud:
                 action=action,
                 hint="Check region, custom_endpoint_oapi and this VM's network",
             ) from error
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             # The SDK takes every answer for an object of the form that it knows.
             log.info("%s: %r", action, error)
             answer = None
@@ -311,7 +313,7 @@ def _api_error(response: requests.Response) -> CloudError:
         document = response.json()
         errors = [item for item in document["Errors"] if isinstance(item, dict)]
         request_id = str(document.get("ResponseContext", {}).get("RequestId", ""))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         errors, request_id = [], ""
     codes = [str(item.get("Code", "")) for item in errors]
     types = [str(item.get("Type", "")) for item in errors]

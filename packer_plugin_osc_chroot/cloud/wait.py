@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import is_missing
 from packer_plugin_osc_chroot.cloud.pace import NOTICE_SHARE, Pace
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
@@ -76,7 +76,8 @@ def wait_for(
                 f"{what}: still {shown} after {deadline:.0f} s, expected {_either(target)}"
             )
         progress = resource.get("Progress") if resource else None
-        progress = progress if isinstance(progress, int) else None
+        if not isinstance(progress, int) or not 0 <= progress <= 100:
+            progress = None
         if now - reported >= _REPORT_EVERY:
             reported = now
             percent = "" if progress is None else f", {progress}%"
@@ -101,11 +102,11 @@ def insist(
     It refuses for a while: a volume that is still creating or linked, a snapshot that is pending or
     whose image is going. `is_done` looks whether a refusal only means that it is done. `held_up`
     says what else it waits for, if that can take long: then the token's deadline does not count, and
-    `tell` gets a line now and then. Raises the last refusal when the deadline passes, and at once what
-    no patience helps against.
+    `tell` gets a line now and then. Raises the last refusal when the deadline passes (UNDO_SECONDS at
+    the latest: a build's own token has none), and at once what no patience helps against.
     """
     pause = 0.1
-    begun = told = time.monotonic()
+    begun = told = free = time.monotonic()
     refusal: CloudError | None = None
     while True:
         try:
@@ -124,9 +125,12 @@ def insist(
             now = time.monotonic()
             if now - begun < LONGEST_SECONDS and (holder := held_up()):
                 token.renew()
+                free = now
                 if now - told >= _REPORT_EVERY:
                     told = now
                     tell(f"{refusal.action} is refused while {holder} ({now - begun:.0f} s)")
+            if now - free > UNDO_SECONDS:
+                raise refusal
             token.sleep(pause)
         except Cancelled as cancelled:
             raise refusal or cancelled from None

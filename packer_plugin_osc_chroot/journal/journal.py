@@ -134,8 +134,9 @@ class Journal:
         with self._lock:
             self._count += 1
             number = self._count
-        self._note({"event": "send", "n": number, "action": "CreateSnapshot"})
-        self._note({"event": "made", "n": number, "id": snapshot_id}, sync=True)
+        # In one line: without its id nothing would find it.
+        event = {"event": "send", "n": number, "action": "CreateSnapshot", "id": snapshot_id}
+        self._note(event, sync=True)
 
     def deregistering(self, image: Mapping[str, Any]) -> None:
         """An OMI is about to make room for its successor: all that it needs to come back.

@@ -88,7 +88,8 @@ def read_story(text: bytes) -> Story | None:
                 about = _about(event)
             case "send":
                 traces = {key: str(value) for key, value in event.items() if key[:1].isupper()}
-                effects[int(event["n"])] = Effect(str(event["action"]), traces)
+                known = str(event.get("id", ""))
+                effects[int(event["n"])] = Effect(str(event["action"]), traces, known)
             case "made":
                 effects[int(event["n"])].resource_id = str(event["id"])
             case "refused":

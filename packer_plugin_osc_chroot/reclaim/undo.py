@@ -59,11 +59,12 @@ def undo_story(
                 step(own)
         except (BuildError, OSError) as error:
             log.info("undoing: %s", error, exc_info=True)
-            failure = error if isinstance(error, BuildError) else BuildError(str(error))
-            ui.error(f"Could not undo: {failure}")
-            for line in failure.details:
-                ui.error(f"  {line}")
-            failures.append(failure)
+            first = error if isinstance(error, BuildError) else BuildError(str(error))
+            for failure in (first, *first.not_undone):
+                ui.error(f"Could not undo: {failure}")
+                for line in failure.details:
+                    ui.error(f"  {line}")
+                failures.append(failure)
     return failures
 
 

@@ -133,7 +133,8 @@ def _register(cloud: Cloud, image: Json, *, token: CancelToken) -> str:
 
 def _give_back(cloud: Cloud, image: Json, again: str, *, token: CancelToken, ui: Ui) -> None:
     """Tags and permissions, which an image does not take with it."""
-    tags, permissions = as_map(image.get("Tags")), parse_permissions(image["PermissionsToLaunch"])
+    tags = as_map(image.get("Tags"))
+    permissions = parse_permissions(image.get("PermissionsToLaunch"))
 
     def give() -> None:
         if tags:

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
+from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.wait import look_for
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.ui import Ui
 
 
@@ -26,7 +27,7 @@ class Attempt:
         before, self.may_stand = self.may_stand, True
         try:
             yield
-        except (CloudError, Cancelled) as error:
+        except BuildError as error:
             self.may_stand = before or error.maybe_done
             raise
 
@@ -43,12 +44,29 @@ def undoing(undo: Callable[[], None]) -> Iterator[None]:
         try:
             undo()
         except UndoError as failure:
-            error.not_undone = (*error.not_undone, failure)
+            error.not_undone = (*error.not_undone, failure, *failure.not_undone)
         raise
     except BaseException:
         undo()
         raise
     undo()
+
+
+def find_made(
+    cloud: Cloud, resources: str, key: str, client_token: str, *, token: CancelToken
+) -> str | None:
+    """The id, below `key`, of what of these resources was made with that ClientToken.
+
+    What is found is deleted: so nothing is without a ClientToken to find it by, as in a journal that
+    was cut short, nor what is shown with another one.
+    """
+    if not client_token:
+        return None
+    filters = {"ClientTokens": [client_token]}
+    for found in cloud.pages(f"Read{resources}", resources, token=token, Filters=filters):
+        if (found.get("ClientToken") or client_token) == client_token:
+            return str(found[key])
+    return None
 
 
 @dataclasses.dataclass(frozen=True)

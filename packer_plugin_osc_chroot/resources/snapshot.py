@@ -9,7 +9,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.phases import Phases
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, find_made
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ def snapshot_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:
         action="DeleteSnapshot",
         parameter="SnapshotId",
         unnamed=f"with ClientToken {client_token}",
-        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        find=lambda undo: find_made(cloud, "Snapshots", "SnapshotId", client_token, token=undo),
         delete=lambda key, undo: delete_snapshot(cloud, key, token=undo, tell=ui.message),
     )
 
@@ -124,8 +124,3 @@ def delete_snapshot(
         held_up=lambda: _pending(read_snapshot(cloud, snapshot_id, token=token)),
         tell=tell,
     )
-
-
-def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str | None:
-    snapshot = cloud.one("ReadSnapshots", "Snapshots", token=token, ClientTokens=[client_token])
-    return str(snapshot["SnapshotId"]) if snapshot else None

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden, is_missing
 from packer_plugin_osc_chroot.cloud.wait import sent_once
-from packer_plugin_osc_chroot.errors import BuildError, CloudError
+from packer_plugin_osc_chroot.errors import BuildError, CloudError, UndoError
 from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.resources.image import (
     SourceImage,
@@ -157,10 +157,9 @@ def remove_copy(
         find=lambda undo: _find_named(cloud, name, token=undo),
         delete=lambda key, undo: _delete_copy(cloud, key, snapshot_ids, token=undo),
     )
-    with ExitStack() as undo_all:
-        # Last in, first out: the snapshots can go only after their image.
-        undo_all.callback(_remove_snapshots, cloud, snapshot_ids, ui=ui)
-        undo_all.callback(removal.run, attempt, ui=ui, token=token)
+    # In this order: the snapshots can go only after their image.
+    with undoing(lambda: _remove_snapshots(cloud, snapshot_ids, ui=ui)):
+        removal.run(attempt, ui=ui, token=token)
 
 
 def _find_named(cloud: Cloud, name: str, *, token: CancelToken) -> str | None:
@@ -178,8 +177,11 @@ def _delete_copy(
 
 
 def _remove_snapshots(cloud: Cloud, snapshot_ids: list[str], *, ui: Ui) -> None:
-    """Raises UndoError for the first that cannot be deleted, once all have been tried."""
-    failures: list[BuildError] = []
+    """Raises UndoError for the first that cannot be deleted, once all have been tried.
+
+    The others go with it (`not_undone`).
+    """
+    failures: list[UndoError] = []
     removal = Removal(
         kind="snapshot",
         action="DeleteSnapshot",
@@ -191,7 +193,8 @@ def _remove_snapshots(cloud: Cloud, snapshot_ids: list[str], *, ui: Ui) -> None:
     for snapshot_id in dict.fromkeys(snapshot_ids):
         try:
             removal.run(Attempt(resource_id=snapshot_id, may_stand=True), ui=ui)
-        except BuildError as error:
+        except UndoError as error:
             failures.append(error)
     if failures:
+        failures[0].not_undone = tuple(failures[1:])
         raise failures[0]

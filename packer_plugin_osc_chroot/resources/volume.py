@@ -12,7 +12,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, undoing
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, find_made, undoing
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -97,7 +97,7 @@ def volume_removal(cloud: Cloud, client_token: str, *, ui: Ui) -> Removal:
         action="DeleteVolume",
         parameter="VolumeId",
         unnamed=f"with ClientToken {client_token}",
-        find=lambda undo: _find_by_client_token(cloud, client_token, token=undo),
+        find=lambda undo: find_made(cloud, "Volumes", "VolumeId", client_token, token=undo),
         delete=lambda key, undo: delete_volume(cloud, key, token=undo, tell=ui.message),
     )
 
@@ -138,8 +138,3 @@ def delete_volume(
 
 def _is_firm(link: Mapping[str, Any]) -> bool:
     return link.get("State") == "attached"
-
-
-def _find_by_client_token(cloud: Cloud, client_token: str, *, token: CancelToken) -> str | None:
-    volume = cloud.one("ReadVolumes", "Volumes", token=token, ClientTokens=[client_token])
-    return str(volume["VolumeId"]) if volume else None

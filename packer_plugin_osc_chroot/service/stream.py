@@ -25,7 +25,7 @@ _HOOK_END_SECONDS = TERM_GRACE + KILL_GRACE
 
 
 class RunStream:
-    """The Ui and the provisioners of a build (see `ui.Ui` and `build.Provisioners`)."""
+    """The Ui and the provisioners of a build (see `ui.Ui` and `context.Provisioners`)."""
 
     def __init__(self, token: CancelToken, register: Callable[[Communicator], str]) -> None:
         self._token = token

@@ -20,6 +20,7 @@ from packer_plugin_osc_chroot.cloud import client
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_missing
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import Cancelled, CloudError
+from packer_plugin_osc_chroot.resources.removal import find_made
 from packer_plugin_osc_chroot.resources.volume import delete_volume
 
 # Status, body, headers beyond the usual ones.
@@ -218,6 +219,25 @@ def test_a_volume_goes_also_where_nobody_may_ask_for_its_snapshots() -> None:
     assert asked == ["DeleteVolume", "ReadVolumes", "ReadSnapshots", "DeleteVolume"]
 
 
+def test_what_others_made_is_never_found_by_a_client_token() -> None:
+    shown = [
+        {"VolumeId": "vol-1", "ClientToken": "of another"},
+        {"VolumeId": "vol-2", "ClientToken": "ours"},
+    ]
+    with serving(good(Volumes=shown)) as server:
+        cloud = connect(server.url)
+
+        def find(client_token: str) -> str | None:
+            return find_made(cloud, "Volumes", "VolumeId", client_token, token=CancelToken())
+
+        assert find("ours") == "vol-2"
+        assert find("nobody's") is None
+        asked = len(server.asked)
+        # As in a journal whose line was cut short.
+        assert find("") is None
+        assert len(server.asked) == asked == 2
+
+
 def test_a_missing_resource_is_told_apart() -> None:
     with serving(refusal(400, code="5064", kind="InvalidResource")) as server:
         with pytest.raises(CloudError) as caught:
@@ -294,8 +314,19 @@ def test_tls_is_verified_unless_told_otherwise(tmp_path: Path) -> None:
         (200, b'["no object"]', {}),
         (502, b"<html>a proxy</html>", {}),
         (503, b"\xff\xfe\x00", {}),
+        (200, b"[" * 100_000, {}),
+        (503, b"[" * 100_000, {}),
     ],
-    ids=["torn JSON", "truncated", "HTML", "no object", "a proxy's error", "bytes"],
+    ids=[
+        "torn JSON",
+        "truncated",
+        "HTML",
+        "no object",
+        "a proxy's error",
+        "bytes",
+        "nested too deep",
+        "an error nested too deep",
+    ],
 )
 def test_what_is_no_answer_is_asked_for_again_where_that_is_safe(bad: Answer) -> None:
     with serving(good(), bad, good(Vms=[{"VmId": "i-1"}])) as server:
@@ -308,6 +339,13 @@ def test_what_is_no_answer_is_asked_for_again_where_that_is_safe(bad: Answer) ->
         with pytest.raises(CloudError) as caught:
             cloud.change("CreateImage", token=CancelToken(), ImageName="x")
         assert caught.value.maybe_done
+        assert len(server.asked) == 2
+
+
+def test_a_page_that_follows_itself_is_no_loop() -> None:
+    with serving(good(Images=[], NextPageToken="t")) as server:
+        with pytest.raises(CloudError, match="itself as the next page"):
+            list(connect(server.url).pages("ReadImages", "Images", token=CancelToken()))
         assert len(server.asked) == 2
 
 

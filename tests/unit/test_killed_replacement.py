@@ -12,12 +12,15 @@ from in_process import client, live_snapshots
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.wait import wait_for
+from packer_plugin_osc_chroot.errors import CloudError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.journal.story import Story, read_story
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
+from packer_plugin_osc_chroot.resources import source_volume
 from packer_plugin_osc_chroot.resources.former_image import bring_back
 from packer_plugin_osc_chroot.resources.image import delete_image, parse_source, read_image
 from packer_plugin_osc_chroot.resources.removal import Attempt
@@ -127,6 +130,28 @@ def test_the_copy_of_a_foreign_omi_goes_with_its_snapshots(
         assert region.images() == [] and live_snapshots(region) == []
 
 
+def test_a_copy_that_cannot_go_is_named_with_each_of_its_snapshots(
+    region: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = Killed(region, tmp_path / "journal")
+    copy, disk = build.image(build.snapshot()), build.snapshot()
+
+    def refuse(cloud: Cloud, key: str, *, token: CancelToken, tell: Any = None) -> None:
+        raise CloudError("refused", action="DeleteX", status=403)
+
+    def two_snapshots(image: Any) -> list[str]:
+        return [*snapshots_in(image), disk]
+
+    monkeypatch.setattr(source_volume, "delete_image", refuse)
+    monkeypatch.setattr(source_volume, "delete_snapshot", refuse)
+    monkeypatch.setattr(source_volume, "snapshots_in", two_snapshots)
+    attempt = Attempt(resource_id=copy, may_stand=True)
+    with pytest.raises(UndoError) as caught:
+        source_volume.remove_copy(build.cloud, FOREIGN, NAME, attempt, ui=RecordingUi())
+    left = [each for error in (caught.value, *caught.value.not_undone) for each in error.left]
+    assert [each.split()[-1] for each in left] == [copy, *live_snapshots(region)]
+
+
 @pytest.mark.parametrize("is_registered", [False, True])
 def test_the_former_omi_comes_back(region: LocalCloud, tmp_path: Path, is_registered: bool) -> None:
     """Killed before its successor was registered, or before the build could say that it is done."""
@@ -145,6 +170,19 @@ def test_the_former_omi_comes_back(region: LocalCloud, tmp_path: Path, is_regist
     assert_former_is_back(region, former)
     # Once more, as where something else could not be undone: it is there already.
     build.undo()
+    assert_former_is_back(region, former)
+
+
+def test_an_omi_that_the_api_shows_without_permissions_comes_back(
+    region: LocalCloud, tmp_path: Path
+) -> None:
+    build = Killed(region, tmp_path / "journal")
+    shown = read_image(build.cloud, build.image(build.snapshot()), token=build.token)
+    assert shown is not None
+    former = {key: value for key, value in shown.items() if key != "PermissionsToLaunch"}
+    delete_image(build.cloud, former["ImageId"], token=build.token)
+    deregistered = Attempt(resource_id=former["ImageId"], may_stand=True)
+    bring_back(build.cloud, former, deregistered, ui=RecordingUi())
     assert_former_is_back(region, former)
 
 

@@ -92,6 +92,31 @@ def test_a_failed_undo_neither_stops_the_others_nor_hides_the_cause() -> None:
     assert "left: b" in ui.text
 
 
+def test_an_undo_that_fails_in_two_places_names_both() -> None:
+    made, ui = Recorder(), RecordingUi()
+
+    def copied() -> None:
+        raise UndoError("copy is left behind", left=["copy"])
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with undoing(copied), made.thing("volume", undo_fails=True)():
+            yield
+
+    with pytest.raises(BuildError, match="^no") as caught, phases(ui) as runner:
+        runner.enter("create volume", both)
+        runner.do("fail", _fail)
+    assert [str(each) for each in runner.failures] == [
+        "volume is left behind",
+        "copy is left behind",
+    ]
+    assert ui.text.count("left: volume") == ui.text.count("left: copy") == 1
+    assert caught.value.__notes__ == [
+        "volume is left behind\nleft: volume",
+        "copy is left behind\nleft: copy",
+    ]
+
+
 def test_a_failed_undo_alone_is_the_error() -> None:
     made = Recorder()
     with pytest.raises(UndoError, match="b is left behind"), phases() as runner:
@@ -188,6 +213,30 @@ def test_what_runs_beside_is_waited_for_when_the_build_fails() -> None:
         threading.Timer(0.1, go.set).start()
         runner.do("fail", _fail)
     assert made.events == ["-slow"]
+
+
+def test_a_cancel_is_seen_while_what_runs_beside_is_waited_for() -> None:
+    token, go, order = CancelToken(), threading.Event(), list[str]()
+
+    @contextmanager
+    def slow() -> Iterator[None]:
+        yield
+        assert go.wait(5)
+        order.append("volume gone")
+
+    def undo_image() -> None:
+        order.append("image gone")
+        go.set()
+
+    with pytest.raises(Cancelled), Phases(ui=RecordingUi(), token=token) as runner:
+        runner.enter("volume", slow)
+        with runner.draft("image", undo_image):
+            pass
+        runner.leave_beside("delete", since=0)
+        threading.Timer(0.1, token.cancel).start()
+        runner.join()
+        runner.keep()
+    assert order == ["image gone", "volume gone"]
 
 
 def test_cancel_is_seen_between_phases() -> None:

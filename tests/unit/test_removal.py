@@ -35,7 +35,10 @@ def test_nothing_is_looked_for_before_anything_was_sent() -> None:
     assert region.removal.describe(attempt) == ""
 
 
-@pytest.mark.parametrize("error", [CloudError("no", action="X", status=429), Cancelled()])
+@pytest.mark.parametrize(
+    "error",
+    [CloudError("no", action="X", status=429), Cancelled(), BuildError("no room for the journal")],
+)
 def test_what_was_not_done_is_not_looked_for(error: BuildError) -> None:
     region, attempt = Region("vol-1"), Attempt()
     with pytest.raises(BuildError), attempt.sending():

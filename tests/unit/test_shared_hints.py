@@ -69,6 +69,7 @@ def test_without_a_directory_they_are_those_of_the_process() -> None:
         b"[" * 5000,
         b"{" + b" " * 100_000 + b"}",
         b'{"volume example": "soon", "link example": [null, "x", -1, 1e99, NaN, {}]}',
+        b'{"volume example": [1' + b"0" * 400 + b"]}",
     ],
 )
 def test_what_is_corrupt_is_as_nothing(directory: Path, content: bytes) -> None:
@@ -195,6 +196,7 @@ def test_it_is_forgotten_when_all_is_well(directory: Path) -> None:
         b"[]",
         b'{"spacing": 1e9}',
         b'{"spacing": NaN}',
+        b'{"spacing": 1' + b"0" * 400 + b"}",
         b'{"spacing": "x"}',
         b'{"spacing": 1, "call": 1e300}',
         b'{"spacing": 1, "changed": -1000}',

@@ -70,10 +70,21 @@ def test_what_an_earlier_packer_left_is_replaced(tmp_path: Path) -> None:
     assert "old" not in names(path) and "new" in names(path)
 
 
-@pytest.mark.parametrize("content", ["", "<html/>", "<!-- osc-chroot {} -->", '{"rows": 1}'])
-def test_what_is_no_timeline_is_replaced(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"<html/>",
+        b"<!-- osc-chroot {} -->",
+        b'{"rows": 1}',
+        b"\xff\xfe no text",
+        b'<!-- osc-chroot {"rows": ' + b"[" * 100_000 + b"} -->",
+    ],
+    ids=["empty", "HTML", "no rows", "JSON", "bytes", "nested too deep"],
+)
+def test_what_is_no_timeline_is_replaced(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "t.svg"
-    path.write_text(content)
+    path.write_bytes(content)
     a_build(path, "one")
     assert "one" in names(path)
 

@@ -41,6 +41,20 @@ def test_gone_is_a_state_where_asked_for() -> None:
     assert wait(iter(["detaching", None]), target=("gone",), missing_is="gone") == {}
 
 
+@pytest.mark.parametrize("progress", [-1, 101, "50", None, 10**400])
+def test_a_progress_that_cannot_be_is_none(progress: Any) -> None:
+    shown = iter([{"State": "creating", "Progress": progress}, {"State": "available"}])
+    wait_for(
+        "volume vol-1",
+        lambda: next(shown),
+        target=("available",),
+        deadline=10.0,
+        token=CancelToken(),
+        ui=RecordingUi(),
+    )
+    assert next(shown, None) is None
+
+
 def test_a_failed_state() -> None:
     with pytest.raises(BuildError, match="volume vol-1: is in state error, expected available"):
         wait(iter(["creating", "error"]), failed=("error",))
@@ -83,6 +97,21 @@ def test_insist_ends_with_the_last_refusal() -> None:
 
     with pytest.raises(CloudError, match="refused"):
         insist(send, is_done=lambda: False, token=CancelToken(deadline=0.2))
+
+
+def test_insist_ends_also_where_the_token_has_no_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "UNDO_SECONDS", 0.5)
+    begun = time.monotonic()
+
+    def send() -> None:
+        raise _refusal(409)
+
+    def held_up() -> str:
+        return "snapshot snap-1 is pending" if time.monotonic() - begun < 1.0 else ""
+
+    with pytest.raises(CloudError, match="refused"):
+        insist(send, is_done=lambda: False, held_up=held_up, token=CancelToken())
+    assert 1.0 < time.monotonic() - begun < 4.0
 
 
 @pytest.mark.parametrize("where", ["send", "is_done", "held_up"])
