@@ -6,6 +6,7 @@ failure takes both. There are no secrets in it; who undoes a build has credentia
 `story.py` reads it.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -134,8 +135,8 @@ class Journal:
         with self._lock:
             self._count += 1
             number = self._count
-        self._note({"event": "send", "n": number, "action": "CreateSnapshot"})
-        self._note({"event": "made", "n": number, "id": snapshot_id}, sync=True)
+        event = {"event": "send", "n": number, "action": "CreateSnapshot", "id": snapshot_id}
+        self._note(event, sync=True)
 
     def deregistering(self, image: Mapping[str, Any]) -> None:
         """An OMI is about to make room for its successor: all that it needs to come back.
@@ -213,9 +214,14 @@ class Journal:
 
 
 def append(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
-    """One line, in one write: a reader finds it whole or torn at the file's end. Raises OSError."""
+    """One line, in one write: a reader finds it whole or torn at the file's end. Raises OSError.
+
+    What a full disk cuts short is taken back: the next line would be lost with it.
+    """
     line = json.dumps(event).encode() + b"\n"
-    if os.write(file, line) != len(line):
-        raise OSError(28, "No space left on device")
+    written = os.write(file, line)
+    if written != len(line):
+        os.ftruncate(file, os.fstat(file).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if sync:
         os.fdatasync(file)
