@@ -94,6 +94,10 @@ def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
 
 
 def _remove(removal: Removal, effect: Effect, ui: Ui, token: CancelToken) -> None:
+    if not effect.resource_id and {"ClientToken", "ImageName"}.isdisjoint(effect.traces):
+        # Looked for by nothing, it would be anybody's.
+        log.warning("nothing tells what a call of %s made", effect.action)
+        return
     removal.run(Attempt(resource_id=effect.resource_id, may_stand=True), ui=ui, token=token)
 
 
