@@ -170,14 +170,18 @@ class Journal:
     def end(self, *, kept: bool, failed: bool) -> None:
         """The build is over. The file goes, unless it has something for others to undo.
 
-        `kept` is what the user wanted kept (-on-error=abort): only they have it removed.
+        `kept` is what the user wanted kept (-on-error=abort): only they have it removed. A file that
+        cannot be removed is no failure of the build: nothing in it stands any more.
         """
         if kept or failed:
             self._note({"event": "end", "how": "kept" if kept else "failed"}, sync=True)
         with self._lock:
             if self._file >= 0:
                 if not kept and not failed:
-                    os.unlink(self._name, dir_fd=self._folder)
+                    try:
+                        os.unlink(self._name, dir_fd=self._folder)
+                    except OSError as error:
+                        log.warning("journal %s is not removed: %s", self._name, error.strerror)
                 os.close(self._file)
             if self._folder >= 0:
                 os.close(self._folder)

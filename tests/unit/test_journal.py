@@ -236,6 +236,15 @@ def test_a_snapshot_that_came_with_something_else_is_one_line(tmp_path: Path) ->
     assert [x.resource_id for x in story.of("CreateSnapshot")] == ["snap-1"]
 
 
+def test_a_file_that_somebody_has_removed_does_not_fail_a_build(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    journal.end(kept=False, failed=False)
+    assert not journal.is_open
+
+
 def test_without_a_directory_nothing_is_written() -> None:
     journal = begun_without()
     made_volume(journal)
