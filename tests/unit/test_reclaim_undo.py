@@ -1,12 +1,26 @@
-"""Undoing a dead build: what its journal cannot tell from what is others'."""
+"""Undoing a dead build: what must not be done to what may be others'."""
 
 import os
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.context import Context, Provisioners
+from packer_plugin_osc_chroot.errors import UndoError
 from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.journal.dead import has_journals
+from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.journal.story import About, Effect, Story
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.reclaim.after_death import undo_after_death
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
+from packer_plugin_osc_chroot.redaction import Redactor
+from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 
@@ -39,3 +53,32 @@ def test_what_nothing_identifies_is_not_looked_for() -> None:
         token=CancelToken(),
     )
     assert left == []
+
+
+def test_credentials_that_do_not_show_the_vm_undo_nothing(tmp_path: Path) -> None:
+    with LocalCloud() as cloud:
+        environ = {**cloud.environment(), STATE_VARIABLE: str(tmp_path)}
+        journal = Journal(tmp_path)
+        journal.begin(
+            vm_id="i-99999999",
+            region=environ["OSC_REGION"],
+            endpoint=environ["OSC_ENDPOINT_API"],
+            omi_name="n",
+        )
+        volume = {"ClientToken": "t"}
+        number = journal.sending("CreateVolume", volume)
+        answer = {"Volume": {"VolumeId": "vol-99999999"}}
+        journal.answered(number, "CreateVolume", volume, answer)
+        journal.end(kept=False, failed=True)
+        context = Context(
+            config=Config(vm_id="i-99999999"),
+            scope=Scope(started_at=datetime.now(UTC)),
+            ui=RecordingUi(),
+            token=CancelToken(),
+            provisioners=cast(Provisioners, None),
+            environ=environ,
+            redact=Redactor(),
+        )
+        with pytest.raises(UndoError, match="i-99999999 .this one. is not shown"):
+            undo_after_death(context)
+        assert has_journals(tmp_path)
