@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
@@ -156,7 +156,7 @@ class _Reclaim:
     def _remove(self, cloud: Cloud, orphan: Orphan) -> bool:
         token = CancelToken(deadline=300.0, reason="removing it took too long")
         try:
-            with self.token.on_cancel(token.cancel):
+            with following(self.token, token):
                 remove_orphan(cloud, orphan, token=token)
         except BuildError as error:
             self.ui.error(f"{orphan.kind} {orphan.resource_id} is left behind: {error}")

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
+from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
@@ -51,11 +51,11 @@ def undo_story(
     failures: list[BuildError] = []
     for step in _steps(story, cloud, host=host, ui=ui):
         if token.cancelled:
-            failures.append(Cancelled())
+            failures.append(Cancelled(token.reason))
             break
         own = CancelToken(deadline=seconds, reason="undoing took too long")
         try:
-            with token.on_cancel(own.cancel):
+            with following(token, own):
                 step(own)
         except (BuildError, OSError) as error:
             log.info("undoing: %s", error, exc_info=True)

@@ -55,6 +55,25 @@ def test_what_nothing_identifies_is_not_looked_for() -> None:
     assert left == []
 
 
+def test_an_interrupt_is_not_called_a_deadline() -> None:
+    outer = CancelToken(reason="interrupted")
+
+    class Interrupted:
+        def one(self, action: str, key: str, *, token: CancelToken, **filters: Any) -> None:
+            outer.cancel()
+            token.check()
+
+    failures = undo_story(
+        Story(ABOUT, [Effect("CreateVolume", {"ClientToken": "t"})]),
+        Interrupted(),  # type: ignore[arg-type]
+        host=Host(),
+        ui=RecordingUi(),
+        token=outer,
+    )
+    left = "volume with ClientToken t is left behind: interrupted"
+    assert [failure.message for failure in failures] == [left, "interrupted"]
+
+
 def test_credentials_that_do_not_show_the_vm_undo_nothing(tmp_path: Path) -> None:
     with LocalCloud() as cloud:
         environ = {**cloud.environment(), STATE_VARIABLE: str(tmp_path)}
