@@ -147,4 +147,7 @@ def _saved_root(state: Path, image_id: str) -> Path:
         raise UsageError(f"the Region in {state} has no OMI {image_id}")
     snapshot_id = found.images[image_id].root_snapshot_id()
     foreign = found.foreign.get(snapshot_id)
-    return Path(foreign.path) if foreign else state / "snapshots" / f"{snapshot_id}.raw"
+    file = Path(foreign.path) if foreign else state / "snapshots" / f"{snapshot_id}.raw"
+    if not file.exists():
+        raise UsageError(f"the data of OMI {image_id} is not there: {file} is missing")
+    return file
