@@ -17,7 +17,7 @@ from packer_plugin_osc_chroot.mappings import (
     unknown_removals,
 )
 from packer_plugin_osc_chroot.options import checks
-from packer_plugin_osc_chroot.options.blocks import BlockDevice
+from packer_plugin_osc_chroot.options.blocks import BlockDevice, iops_problem
 from packer_plugin_osc_chroot.options.config import (
     DEFAULT_COMMAND_WRAPPER,
     DEFAULT_SCRATCH_VOLUME_TYPE,
@@ -185,6 +185,9 @@ def _plan_root_volume(
         volume_type = config.root_volume_type or source.volume_type
         given = source.iops if source.volume_type == "io1" else 0
     if volume_type != "io1":
+        if config.root_volume_iops:
+            problem = iops_problem(volume_type, config.root_volume_iops, size)
+            raise BuildError(f"root_volume_iops: {problem}")
         return RootVolume(size, volume_type, 0)
     iops = config.root_volume_iops or given
     most = min(checks.MAX_IOPS, checks.MAX_IOPS_PER_GIB * size)

@@ -1,0 +1,52 @@
+"""What a build decides once it knows its source OMI: what options cannot be told to be at Prepare."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from packer_plugin_osc_chroot.cloud.metadata import Identity
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.look import Facts
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.plan import Late, Plan, late_data, plan_build
+from packer_plugin_osc_chroot.resources.image import SourceImage
+from packer_plugin_osc_chroot.template.engine import Scope
+
+
+def planned(volume_type: str, iops: int, **options: object) -> Plan:
+    """With a source OMI whose root is of that type."""
+    source = SourceImage(
+        image_id="ami-12345678",
+        name="source",
+        account_id="123456789012",
+        architecture="x86_64",
+        tags={},
+        root={"DeviceName": "/dev/sda1", "Bsu": {"SnapshotId": "snap-12345678"}},
+        other_mappings=[],
+        snapshot_id="snap-12345678",
+        size=10,
+        volume_type=volume_type,
+        iops=iops,
+    )
+    facts = Facts(Identity("i-12345678", "eu-west-2a"), "eu-west-2", "123456789012", source)
+    config = Config(source_omi="ami-12345678", omi_name="new", **options)  # type: ignore[arg-type]
+    scope = Scope(
+        build_name="x",
+        build_type="osc-chroot",
+        template_path="",
+        packer_version="",
+        user_variables=None,
+        started_at=datetime.now(UTC),
+    )
+    return plan_build(config, facts, Late(scope, late_data(facts), pytest.fail))
+
+
+def test_iops_go_with_the_type_that_the_source_has() -> None:
+    assert planned("io1", 100).volume.iops == 100
+    assert planned("io1", 100, root_volume_iops=200).volume.iops == 200
+    assert planned("io1", 100, root_volume_type="gp2").volume.iops == 0
+
+
+def test_iops_that_would_do_nothing_are_an_error() -> None:
+    with pytest.raises(BuildError, match='root_volume_iops: goes with .* io1 only, found "gp2"'):
+        planned("gp2", 0, root_volume_iops=200)
