@@ -237,8 +237,11 @@ def _plan_image(
             delete_on_vm_deletion=bool(kept.get("DeleteOnVmDeletion", True)),
         ),
         other_mappings=plan_other_mappings(others, config.omi_block_device_mappings, path),
-        boot_modes=config.omi_boot_modes or (source.boot_modes if source else ()),
-        product_codes=config.omi_product_codes or (source.product_codes if source else ()),
+        # CreateImage may refuse what is given twice, and that would be at the end of the build.
+        boot_modes=tuple(dict.fromkeys(config.omi_boot_modes))
+        or (source.boot_modes if source else ()),
+        product_codes=tuple(dict.fromkeys(config.omi_product_codes))
+        or (source.product_codes if source else ()),
         tpm_mandatory=source is not None and source.tpm_mandatory,
     )
 

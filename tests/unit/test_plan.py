@@ -50,3 +50,9 @@ def test_iops_go_with_the_type_that_the_source_has() -> None:
 def test_iops_that_would_do_nothing_are_an_error() -> None:
     with pytest.raises(BuildError, match='root_volume_iops: goes with .* io1 only, found "gp2"'):
         planned("gp2", 0, root_volume_iops=200)
+
+
+def test_what_is_given_twice_is_asked_for_once() -> None:
+    given = {"omi_boot_modes": ("uefi", "legacy", "uefi"), "omi_product_codes": ("0002", "0002")}
+    image = planned("gp2", 0, **given).image
+    assert (image.boot_modes, image.product_codes) == (("uefi", "legacy"), ("0002",))
