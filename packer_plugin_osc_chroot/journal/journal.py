@@ -135,10 +135,7 @@ class Journal:
         with self._lock:
             self._count += 1
             number = self._count
-<<<<<<< HEAD
         # In one line: without its id nothing would find it.
-=======
->>>>>>> review-b
         event = {"event": "send", "n": number, "action": "CreateSnapshot", "id": snapshot_id}
         self._note(event, sync=True)
 

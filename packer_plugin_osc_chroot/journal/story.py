@@ -88,13 +88,8 @@ def read_story(text: bytes) -> Story | None:
                 about = _about(event)
             case "send":
                 traces = {key: str(value) for key, value in event.items() if key[:1].isupper()}
-<<<<<<< HEAD
                 known = str(event.get("id", ""))
                 effects[int(event["n"])] = Effect(str(event["action"]), traces, known)
-=======
-                made = str(event.get("id", ""))
-                effects[int(event["n"])] = Effect(str(event["action"]), traces, made)
->>>>>>> review-b
             case "made":
                 # Its first line may be missing: the disk was full.
                 if (effect := effects.get(int(event["n"]))) is not None:

@@ -342,7 +342,7 @@ class LocalCloud:
     def root_image(self, image_id: str) -> Path:
         """The raw disk image of an OMI's root volume: read it, do not write to it.
 
-        Raises LookupError for an OMI that does not exist.
+        Raises LookupError for an OMI that does not exist, or has no data yet.
         """
         return self._read(lambda: self._root_file(image_id))
 
@@ -350,7 +350,10 @@ class LocalCloud:
         image = self._region.images.get(image_id)
         if image is None:
             raise LookupError(f"there is no OMI {image_id}")
-        return self._disks.snapshot_file(image.root_snapshot_id())
+        file = self._disks.snapshot_file(image.root_snapshot_id())
+        if not file.exists():
+            raise LookupError(f"the data of OMI {image_id} is not there: it is {image.state}")
+        return file
 
     def snapshot_file(self, snapshot_id: str) -> Path:
         return self._disks.snapshot_file(snapshot_id)

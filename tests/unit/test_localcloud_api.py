@@ -370,6 +370,18 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [call.action for call in cloud.record] == ["ReadVolumes", "DeleteVolume"]
 
 
+def test_parameters_of_what_is_not_simulated_are_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calls.jsonl"
+    with LocalCloud(record=file, source_omis={}) as cloud:
+        api = client(cloud, monkeypatch)
+        for password in ("hunter2", ["hunter2"]):
+            found = refused(api, "CheckAuthentication", Login="me", Password=password)
+            assert found[2] == "OperationNotSupported"
+    assert "hunter2" not in file.read_text()
+
+
 def test_child_environment(cloud: LocalCloud) -> None:
     base = {
         "PATH": "/bin",

@@ -376,3 +376,11 @@ def test_what_cannot_be_had_back_is_told(
     assert said == [
         f"not brought back: volume {volume_id}: its data is missing, it is in state error"
     ]
+
+
+def test_an_omi_without_its_data_is_not_exported(cloud: LocalCloud, api: Api) -> None:
+    image = copied(api)
+    until(lambda: image_state(api, image["ImageId"]), "available")
+    cloud.root_image(image["ImageId"]).unlink()
+    with pytest.raises(LookupError, match=f"{image['ImageId']} is not there: it is available"):
+        cloud.root_image(image["ImageId"])

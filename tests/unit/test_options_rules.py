@@ -96,6 +96,16 @@ def test_tag_blocks_join_the_maps() -> None:
     assert found.root_volume_tags is None
 
 
+def test_a_mistake_in_the_map_is_said_once_and_not_of_the_blocks() -> None:
+    given = {**GOOD, "tags": {"": "1"}, "tag": [{"key": "a", "value": "2"}]}
+    (error,) = prepared(given).errors
+    assert error.startswith("tags.: a tag's key")
+    two = {"owners": ["self"], "filters": {"name": "a"}, "filter": {"name": "image-name"}}
+    (error, same) = prepared({"omi_name": "abc", "source_omi_filter": two}).errors
+    assert error.startswith("source_omi_filter.filter.image-name: must have a value")
+    assert '"name" and "image-name" are the same filter' in same
+
+
 def test_filters_as_a_map_and_as_blocks() -> None:
     given = {
         "owners": "self,099720109477",
