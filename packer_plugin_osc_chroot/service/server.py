@@ -20,6 +20,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +35,8 @@ from packer_plugin_osc_chroot.service.registry import Registry
 from packer_plugin_osc_chroot.version import VERSION
 
 log = logging.getLogger(__name__)
+
+_LOOK_EVERY = 0.5
 
 _GONE = "Packer is gone"
 _TERMINATED = "the plugin was asked to end (SIGTERM)"
@@ -135,12 +138,19 @@ class _Lifeline:
 
     def read_token(self) -> tuple[str, str]:
         """The token, or why there is none."""
-        reason = self._ends.get()
+        reason = self._next_end()
         return self._token, reason
 
     def wait_for_end(self) -> str:
         """Until the lifeline ends or SIGTERM arrives; which of them."""
-        return self._ends.get()
+        return self._next_end()
+
+    def _next_end(self) -> str:
+        """Looked for now and then: a signal that comes right before the wait does not interrupt it, and
+        its handler runs only when the wait is over."""
+        while True:
+            with suppress(queue.Empty):
+                return self._ends.get(timeout=_LOOK_EVERY)
 
     def _read(self) -> None:
         try:

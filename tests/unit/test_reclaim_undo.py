@@ -59,9 +59,10 @@ def test_an_interrupt_is_not_called_a_deadline() -> None:
     outer = CancelToken(reason="interrupted")
 
     class Interrupted:
-        def one(self, action: str, key: str, *, token: CancelToken, **filters: Any) -> None:
+        def pages(self, action: str, key: str, *, token: CancelToken, **body: Any) -> list[Any]:
             outer.cancel()
             token.check()
+            return []
 
     failures = undo_story(
         Story(ABOUT, [Effect("CreateVolume", {"ClientToken": "t"})]),
