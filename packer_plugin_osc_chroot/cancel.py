@@ -56,6 +56,11 @@ class CancelToken:
             self._ends_at = time.monotonic() + self._deadline
 
     @property
+    def reason(self) -> str:
+        """What `check` says of the cancel."""
+        return self._reason
+
+    @property
     def abandoned(self) -> bool:
         return self._abandoned
 
@@ -96,6 +101,13 @@ class CancelToken:
         finally:
             with self._lock:
                 self._callbacks.pop(key, None)
+
+
+@contextmanager
+def following(token: CancelToken, own: CancelToken) -> Iterator[None]:
+    """Have `own` end with `token` inside the block, and say that token's reason then, not its own."""
+    with token.on_cancel(lambda: own.cancel(token.reason)):
+        yield
 
 
 def undo_token() -> CancelToken:

@@ -1,7 +1,7 @@
 """What users can call: the one list of it, and the program's help.
 
-The plugin binary prints the help by itself, from the generated components file; the completion
-scripts are made from the commands' parsers (`make generate`, completion.py).
+The plugin binary prints the help by itself, from the generated components file (`make generate`); the
+completion scripts are made from the commands' parsers when they are asked for (completion.py).
 """
 
 import argparse

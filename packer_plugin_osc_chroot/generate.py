@@ -116,6 +116,9 @@ def _filter_row(each: ApiFilter) -> str:
 def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:
     """One row, and below it what is inside its block. `shown`: which option has shown a table."""
     text = f"{indent}- `{row.name}` ({row.kind.value}) - {row.doc}"
+    if row.required and indent:
+        # Those outside of blocks have a section of their own.
+        text += " Required."
     if row.kind is Kind.DURATION:
         text += f" Default: `{format_duration(row.default)}`."
     elif row.default_text:

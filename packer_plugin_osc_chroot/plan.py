@@ -17,7 +17,7 @@ from packer_plugin_osc_chroot.mappings import (
     unknown_removals,
 )
 from packer_plugin_osc_chroot.options import checks
-from packer_plugin_osc_chroot.options.blocks import BlockDevice
+from packer_plugin_osc_chroot.options.blocks import BlockDevice, iops_problem
 from packer_plugin_osc_chroot.options.config import (
     DEFAULT_COMMAND_WRAPPER,
     DEFAULT_SCRATCH_VOLUME_TYPE,
@@ -185,6 +185,9 @@ def _plan_root_volume(
         volume_type = config.root_volume_type or source.volume_type
         given = source.iops if source.volume_type == "io1" else 0
     if volume_type != "io1":
+        if config.root_volume_iops:
+            problem = iops_problem(volume_type, config.root_volume_iops, size)
+            raise BuildError(f"root_volume_iops: {problem}")
         return RootVolume(size, volume_type, 0)
     iops = config.root_volume_iops or given
     most = min(checks.MAX_IOPS, checks.MAX_IOPS_PER_GIB * size)
@@ -240,8 +243,11 @@ def _plan_image(
             delete_on_vm_deletion=bool(kept.get("DeleteOnVmDeletion", True)),
         ),
         other_mappings=plan_other_mappings(others, config.omi_block_device_mappings, path),
-        boot_modes=config.omi_boot_modes or (source.boot_modes if source else ()),
-        product_codes=config.omi_product_codes or (source.product_codes if source else ()),
+        # CreateImage may refuse what is given twice, and that would be at the end of the build.
+        boot_modes=tuple(dict.fromkeys(config.omi_boot_modes))
+        or (source.boot_modes if source else ()),
+        product_codes=tuple(dict.fromkeys(config.omi_product_codes))
+        or (source.product_codes if source else ()),
         tpm_mandatory=source is not None and source.tpm_mandatory,
     )
 

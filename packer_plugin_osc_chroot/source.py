@@ -5,16 +5,15 @@ Where not exactly one fits, the error shows what there is.
 
 import dataclasses
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.options.filters import selects
 from packer_plugin_osc_chroot.resources.image import Json, read_image
 
 log = logging.getLogger(__name__)
@@ -121,7 +120,7 @@ def _matching(
 def _holds(filters: Mapping[str, Any], image: Json) -> bool:
     """Whether those filters of the template hold that `_matching` had to override."""
     return all(
-        any(_fits(str(image.get(key, "")), wanted) for wanted in filters[name])
+        any(selects(wanted, str(image.get(key, ""))) for wanted in filters[name])
         for name, key in _OVERRIDDEN.items()
         if name in filters
     )
@@ -129,12 +128,7 @@ def _holds(filters: Mapping[str, Any], image: Json) -> bool:
 
 def _has_tags(image: Json, wanted: Mapping[str, str]) -> bool:
     tags = as_map(image.get("Tags"))
-    return all(key in tags and _fits(tags[key], value) for key, value in wanted.items())
-
-
-def _fits(text: str, wanted: str) -> bool:
-    """As the API has it: `*` is the only wildcard, brackets and question marks are none."""
-    return fnmatchcase(text, re.sub(r"[\[?]", r"[\g<0>]", wanted))
+    return all(key in tags and selects(value, tags[key]) for key, value in wanted.items())
 
 
 def _age(image: Json) -> tuple[datetime, str]:

@@ -183,9 +183,12 @@ class AgentFiles:
         self._host = host
         self._root = root
         self._agent: _Agent | None = None
+        self._closed = False
         self._lock = threading.Lock()
 
     def close(self) -> None:
+        # A new agent would keep busy what is being unmounted, and nobody would end it.
+        self._closed = True
         # An operation that nobody reads on is not waited for.
         locked = self._lock.acquire(timeout=CLOSE_SECONDS)
         try:
@@ -207,6 +210,8 @@ class AgentFiles:
         while not self._lock.acquire(timeout=LOOK):
             check()
         try:
+            if self._closed:
+                raise OSError(errno.ESHUTDOWN, "the root is being unmounted", self._root)
             if self._agent is None:
                 agent = self._agent = _Agent(self._host, self._root)
                 agent.greet(check)

@@ -6,6 +6,7 @@ failure takes both. There are no secrets in it; who undoes a build has credentia
 `story.py` reads it.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -170,14 +171,18 @@ class Journal:
     def end(self, *, kept: bool, failed: bool) -> None:
         """The build is over. The file goes, unless it has something for others to undo.
 
-        `kept` is what the user wanted kept (-on-error=abort): only they have it removed.
+        `kept` is what the user wanted kept (-on-error=abort): only they have it removed. A file that
+        cannot be removed is no failure of the build: nothing in it stands any more.
         """
         if kept or failed:
             self._note({"event": "end", "how": "kept" if kept else "failed"}, sync=True)
         with self._lock:
             if self._file >= 0:
                 if not kept and not failed:
-                    os.unlink(self._name, dir_fd=self._folder)
+                    try:
+                        os.unlink(self._name, dir_fd=self._folder)
+                    except OSError as error:
+                        log.warning("journal %s is not removed: %s", self._name, error.strerror)
                 os.close(self._file)
             if self._folder >= 0:
                 os.close(self._folder)
@@ -214,9 +219,14 @@ class Journal:
 
 
 def append(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
-    """One line, in one write: a reader finds it whole or torn at the file's end. Raises OSError."""
+    """One line, in one write: a reader finds it whole or torn at the file's end. Raises OSError.
+
+    What a full disk cuts short is taken back: the next line would be lost with it.
+    """
     line = json.dumps(event).encode() + b"\n"
-    if os.write(file, line) != len(line):
-        raise OSError(28, "No space left on device")
+    written = os.write(file, line)
+    if written != len(line):
+        os.ftruncate(file, os.fstat(file).st_size - written)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if sync:
         os.fdatasync(file)

@@ -91,7 +91,9 @@ def read_story(text: bytes) -> Story | None:
                 known = str(event.get("id", ""))
                 effects[int(event["n"])] = Effect(str(event["action"]), traces, known)
             case "made":
-                effects[int(event["n"])].resource_id = str(event["id"])
+                # Its first line may be missing: the disk was full.
+                if (effect := effects.get(int(event["n"]))) is not None:
+                    effect.resource_id = str(event["id"])
             case "refused":
                 effects.pop(int(event["n"]), None)
             case "gone":

@@ -1,7 +1,7 @@
 """The actions on OMIs."""
 
 from packer_plugin_osc_chroot.localcloud import assumptions, copying, filters
-from packer_plugin_osc_chroot.localcloud.actions_volumes import check_volume_type
+from packer_plugin_osc_chroot.localcloud.actions_volumes import check_volume_type, iops_of
 from packer_plugin_osc_chroot.localcloud.errors import ApiError
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 from packer_plugin_osc_chroot.localcloud.permissions import update_permissions
@@ -177,10 +177,9 @@ def _bsu(region: Region, account: Account, asked: Json, device_name: str) -> Jso
             f"VolumeSize of {device_name} is {found['VolumeSize']}: it must be between {least}"
             f" and {assumptions.MAX_VOLUME_SIZE_GIB} GiB.",
         )
-    if "Iops" in asked:
-        if found["VolumeType"] != "io1":
-            raise ApiError("invalid-iops", f"Iops of {device_name} goes with io1 only.")
-        found["Iops"] = asked["Iops"]
+    iops = iops_of(asked, volume_type=found["VolumeType"], size=found["VolumeSize"])
+    if found["VolumeType"] == "io1":
+        found["Iops"] = iops
     return found
 
 

@@ -57,7 +57,8 @@ class LocalCloud:
     With neither there is a tiny OMI; an empty one of either has none. Linking volumes needs root, and
     so does `own_disk`, which makes the VM's own disk on this machine; `nodes.py` has what `disks` are.
     With `attacher` another machine is the VM, and linked volumes appear there.
-    `trouble` may be a file, which is followed: `tell` gets a line each time it is read again.
+    `trouble` may be a file, which is followed: `tell` gets a line each time it is read again, and
+    one for whatever of `state` could not be had back.
     `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
     """
@@ -171,7 +172,8 @@ class LocalCloud:
             trouble=self._trouble,
             before=before,
         )
-        self.lost = bring_back(self._region, before) if before is not None else []
+        for lost in bring_back(self._region, before) if before is not None else ():
+            self._tell(f"not brought back: {lost}")
         for source in sources:
             add_source(self._region, source, scratch=self._remains.directory)
         if self._state is not None:
@@ -340,7 +342,7 @@ class LocalCloud:
     def root_image(self, image_id: str) -> Path:
         """The raw disk image of an OMI's root volume: read it, do not write to it.
 
-        Raises LookupError for an OMI that does not exist.
+        Raises LookupError for an OMI that does not exist, or has no data yet.
         """
         return self._read(lambda: self._root_file(image_id))
 
@@ -348,7 +350,10 @@ class LocalCloud:
         image = self._region.images.get(image_id)
         if image is None:
             raise LookupError(f"there is no OMI {image_id}")
-        return self._disks.snapshot_file(image.root_snapshot_id())
+        file = self._disks.snapshot_file(image.root_snapshot_id())
+        if not file.exists():
+            raise LookupError(f"the data of OMI {image_id} is not there: it is {image.state}")
+        return file
 
     def snapshot_file(self, snapshot_id: str) -> Path:
         return self._disks.snapshot_file(snapshot_id)

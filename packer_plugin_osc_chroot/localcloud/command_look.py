@@ -3,11 +3,12 @@
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud import saved
 from packer_plugin_osc_chroot.localcloud.command_serve import export_lines
-from packer_plugin_osc_chroot.localcloud.control import Running, running
+from packer_plugin_osc_chroot.localcloud.control import NotRunning, Running, running
 from packer_plugin_osc_chroot.localcloud.files import replace_sparse
 from packer_plugin_osc_chroot.localcloud.inventory import Inventory, take_inventory
 from packer_plugin_osc_chroot.localcloud.region_options import UsageError, check_writable
@@ -109,10 +110,15 @@ def clean_up(options: argparse.Namespace, command: Sequence[str]) -> int:
 
 def _found(state: Path | None) -> list[Running]:
     """Those that run; with `state` the one that has this directory open, if any."""
-    if state is None:
-        return running()
-    wanted = os.path.realpath(state)
-    return [each for each in running() if each.ask("about")["directory"] == wanted]
+    wanted = None if state is None else os.path.realpath(state)
+    found = []
+    for each in running():
+        # One that is being started, or ends, does not answer: it is none to look at.
+        with suppress(NotRunning):
+            directory = each.ask("about")["directory"]
+            if wanted in (None, directory):
+                found.append(each)
+    return found
 
 
 def _one(state: Path | None) -> Running:
@@ -141,4 +147,7 @@ def _saved_root(state: Path, image_id: str) -> Path:
         raise UsageError(f"the Region in {state} has no OMI {image_id}")
     snapshot_id = found.images[image_id].root_snapshot_id()
     foreign = found.foreign.get(snapshot_id)
-    return Path(foreign.path) if foreign else state / "snapshots" / f"{snapshot_id}.raw"
+    file = Path(foreign.path) if foreign else state / "snapshots" / f"{snapshot_id}.raw"
+    if not file.exists():
+        raise UsageError(f"the data of OMI {image_id} is not there: {file} is missing")
+    return file

@@ -131,6 +131,10 @@ def _export(cloud: LocalCloud, file: Path) -> bool:
         say("  nothing to export: no OMI was made")
         return False
     newest = max(images, key=lambda image: image.created)
-    cloud.export(newest.image_id, file)
+    try:
+        cloud.export(newest.image_id, file)
+    except LookupError as error:
+        say(f"  nothing was exported: {error}")
+        return False
     say(f"  exported the root volume of {newest.image_id} to {file}")
     return True

@@ -10,9 +10,6 @@ from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud import files
 
-# A probe of udev's or blkid's is over by then; what still uses a disk after it is no accident.
-_SETTLE_SECONDS = 0.2
-
 
 class SourceChanged(Exception):
     """The file of a source OMI is no longer what it was at the start."""

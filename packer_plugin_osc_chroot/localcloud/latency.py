@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud import toml_file
+from packer_plugin_osc_chroot.localcloud.openapi import load_document
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ PRESETS = {
 def load_latency(file: Path) -> Latency:
     """From a TOML file with some of these keys; what it leaves out takes no time.
 
-    Raises toml_file.FileError.
+    Raises toml_file.FileError, also for an action that the API does not have.
     """
-    return toml_file.load(file, Latency)
+    found = toml_file.load(file, Latency)
+    unknown = set(found.calls) - load_document().actions if found.calls else ()
+    for action in unknown:
+        raise toml_file.FileError(f"{file}: calls.{action}: the API has no such action")
+    return found

@@ -3,8 +3,9 @@
 In memory are all calls that change something, and the newest of those that read.
 
 A call's line: time, action, account, parameters, status, answer, duration in seconds. Keys and
-signatures are in no parameter and no answer, so nothing has to be removed. What a call set on its way
-has a line of its own once it is there: time, action, resource, state, seconds.
+signatures are in no parameter and no answer of the actions that are simulated, and the parameters of
+others are not looked at, so nothing has to be removed. What a call set on its way has a line of its
+own once it is there: time, action, resource, state, seconds.
 """
 
 import json

@@ -174,11 +174,16 @@ class ApiServer:
         if action not in self._document.unsigned_actions:
             account = self._account(request, body)
             call.account_id = account.account_id
-        call.parameters = _parameters(body)
+        is_simulated = action in ACTIONS or action in PUBLIC_ACTIONS
+        if is_simulated:
+            call.parameters = _parameters(body)
         hazards = self._region.hazards
         hazards.throttle(action, call.account_id)
         if action in hazards.trouble.forbidden:
             raise ApiError("access-denied", f"This user has no permission for {action}.")
+        if not is_simulated:
+            # Its parameters are not looked at: those of some actions hold passwords and keys.
+            raise ApiError("operation-not-supported", f"The localcloud does not simulate {action}.")
         for problem in self._document.check_request(action, call.parameters):
             raise error_of_problem(problem)
         if call.parameters.get("DryRun"):
@@ -211,12 +216,11 @@ class ApiServer:
         parameters = {key: value for key, value in call.parameters.items() if key != "DryRun"}
         if account is None and action in PUBLIC_ACTIONS:
             return await PUBLIC_ACTIONS[action](self._region, None, parameters)
-        if account is not None and action in ACTIONS:
-            answer = await ACTIONS[action](self._region, account, parameters)
-            if not action.startswith("Read"):
-                await self._region.write()
-            return answer
-        raise ApiError("operation-not-supported", f"The localcloud does not simulate {action}.")
+        assert account is not None, f"{action} is signed"
+        answer = await ACTIONS[action](self._region, account, parameters)
+        if not action.startswith("Read"):
+            await self._region.write()
+        return answer
 
     def _account(self, request: web.Request, body: bytes) -> Account:
         signed = SignedRequest(

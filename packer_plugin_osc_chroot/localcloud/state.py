@@ -64,11 +64,6 @@ def new_key(length: int) -> str:
     return "".join(secrets.choice(_KEY_LETTERS) for _ in range(length))
 
 
-def new_account(alias: str) -> Account:
-    """An account with an id and keys of its own."""
-    return Account(new_account_id(), alias, access_key=new_key(20), secret_key=new_key(40))
-
-
 def tags_view(tags: dict[str, str]) -> list[Json]:
     return [{"Key": key, "Value": value} for key, value in tags.items()]
 

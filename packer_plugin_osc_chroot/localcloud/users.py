@@ -1,7 +1,6 @@
 """Who uses a disk: mounts in any mount namespace, processes that have it open, stacked devices."""
 
 import os
-import re
 import stat
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from packer_plugin_osc_chroot.host.holders_scan import Holder
-from packer_plugin_osc_chroot.host.mountinfo import is_below
+from packer_plugin_osc_chroot.host.mountinfo import is_below, read_mounts
 from packer_plugin_osc_chroot.host.procfs import ancestors, command_line, pids
 from packer_plugin_osc_chroot.localcloud.loops import LoopDevice
 
@@ -27,15 +26,11 @@ class Mount:
 
 
 def mounts(process: str = "self") -> list[Mount]:
-    """The mounts that `process` sees, in the order of mounting."""
+    """The mounts that `process` sees, in the order of mounting. Raises OSError where it is gone."""
     found = []
-    # Paths can hold any byte.
-    text = (_PROC / process / "mountinfo").read_text(errors="surrogateescape")
-    for line in text.splitlines():
-        fields = line.split(" ")
-        major, minor = fields[2].split(":")
-        path = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-        found.append(Mount(device=os.makedev(int(major), int(minor)), path=path))
+    for mount in read_mounts(process):
+        major, minor = map(int, mount.device_number.split(":"))
+        found.append(Mount(device=os.makedev(major, minor), path=mount.mount_point))
     return found
 
 

@@ -40,10 +40,6 @@ class Kind(enum.Enum):
     BLOCKS = "a list of blocks"
 
     @property
-    def is_block(self) -> bool:
-        return self in (Kind.BLOCK, Kind.BLOCKS)
-
-    @property
     def cty(self) -> object:
         """The type of an attribute, in cty's JSON notation. Blocks are none."""
         return {

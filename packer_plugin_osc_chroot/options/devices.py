@@ -14,11 +14,6 @@ def letters(name: str) -> str:
     return match[1] if match else ""
 
 
-def is_root(name: str) -> bool:
-    """Whether this is a name of the root device: /dev/sda1, sda1, /dev/xvda and the like."""
-    return letters(name) == "a"
-
-
 def is_linkable(path: str) -> bool:
     """Whether a volume can be linked under this name."""
     return bool(re.fullmatch(r"/dev/(?:sd|xvd)[b-z][a-z]?", path))

@@ -7,6 +7,7 @@ and of the older builders.
 import dataclasses
 import difflib
 import enum
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -143,6 +144,12 @@ def wanted_tags(filters: Mapping[str, str]) -> dict[str, str]:
         for name, value in filters.items()
         if name.startswith(TAG_PREFIX)
     }
+
+
+def selects(wanted: str, text: str) -> bool:
+    """Whether a filter's value selects a text: `*` stands for any text, nothing else is special."""
+    parts = wanted.split("*")
+    return re.fullmatch(".*".join(map(re.escape, parts)), text, re.DOTALL) is not None
 
 
 def filter_problem(pair: tuple[str, str]) -> str | None:

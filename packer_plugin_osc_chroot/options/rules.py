@@ -100,7 +100,7 @@ class Rules:
         if root_name and mappings and not holds_unknown(root_name):
             if not self._is_root_there(root_name, mappings):
                 root_name = default = ""
-        elif root_name and not self._is_from_scratch:
+        elif root_name and not mappings and not self._is_from_scratch:
             self._report.warn("root_device_name", f"ignored without {_MAPPINGS}")
         # Where it is not known which is the root, none can be judged.
         if root := devices.letters(root_name or default):

@@ -61,11 +61,14 @@ def _read_row(row: Option, raw: Mapping[str, Any], prefix: str, report: Report) 
                 report.error(place, problem)
             return (value,) if value else None
         if spelling.name == row.block:
-            value = {**(result or {}), **_entries(row, value)}
+            value = _entries(row, value)
+        joined = {**result, **value} if result else value
         # Empty strings and 0 are "not set"; a duration is not, when it was written.
         if (value or row.kind is Kind.DURATION) and not report.has_failed(place):
-            _check(row, value, place, report)
-        result = value
+            # What stands in the map has been looked at where it stands.
+            _check_items(row, value, place, report)
+            _check(row, joined, place, report)
+        result = joined
     return result
 
 
@@ -73,6 +76,10 @@ def _check(row: Option, value: Any, path: str, report: Report) -> None:
     """What core does not know yet passes."""
     if row.check and not holds_unknown(value) and (problem := row.check(value)):
         report.error(path, problem)
+
+
+def _check_items(row: Option, value: Any, path: str, report: Report) -> None:
+    """Of a list or a map, each alone."""
     if row.each is None:
         return
     if row.kind is Kind.STRING_MAP:

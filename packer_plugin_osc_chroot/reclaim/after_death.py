@@ -30,9 +30,14 @@ def undo_after_death(context: Context) -> None:
         token=context.token,
         ui=context.ui,
     )
+    vm_id = access.identity.vm_id
+    if access.cloud.one("ReadVms", "Vms", token=context.token, VmIds=[vm_id]) is None:
+        # The build may have died before it looked. To credentials of another account everything that
+        # a journal names looks as if it were gone, and the journal would go with it.
+        raise UndoError(f"VM {vm_id} (this one) is not shown to these credentials")
     left = undo_dead_builds(
         access.cloud,
-        vm_id=access.identity.vm_id,
+        vm_id=vm_id,
         host=Host(plan_wrapper(context.config, context.scope)),
         ui=context.ui,
         token=context.token,

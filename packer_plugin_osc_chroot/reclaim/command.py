@@ -3,14 +3,17 @@
 import argparse
 import json
 import os
+import queue
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
@@ -153,7 +156,7 @@ class _Reclaim:
     def _remove(self, cloud: Cloud, orphan: Orphan) -> bool:
         token = CancelToken(deadline=300.0, reason="removing it took too long")
         try:
-            with self.token.on_cancel(token.cancel):
+            with following(self.token, token):
                 remove_orphan(cloud, orphan, token=token)
         except BuildError as error:
             self.ui.error(f"{orphan.kind} {orphan.resource_id} is left behind: {error}")
@@ -206,19 +209,34 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> in
     ui = ScreenUi(sys.stderr if options.json else sys.stdout)
     token = CancelToken(reason="interrupted")
     report = Report()
-    before = signal.signal(signal.SIGINT, lambda number, frame: token.cancel())
     try:
-        _run(options, environ=environ, ui=ui, token=token, report=report)
+        with cancelled_by_interrupt(token):
+            _run(options, environ=environ, ui=ui, token=token, report=report)
     except BuildError as error:
         ui.error(f"reclaim: {error}")
         report.incomplete = True
-    finally:
-        signal.signal(signal.SIGINT, before)
     if options.json:
         print(json.dumps({"builds": report.builds, "orphans": report.orphans}))
     elif not (report.builds or report.orphans or report.incomplete):
         ui.say("There is nothing to reclaim.")
     return 1 if report.incomplete else 0
+
+
+@contextmanager
+def cancelled_by_interrupt(token: CancelToken) -> Iterator[None]:
+    """Ctrl-C cancels the token, from another thread: what the handler interrupts may have its lock."""
+    interrupts: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def wait() -> None:
+        interrupts.get()
+        token.cancel()
+
+    threading.Thread(target=wait, daemon=True, name="interrupt").start()
+    before = signal.signal(signal.SIGINT, lambda number, frame: interrupts.put(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _run(

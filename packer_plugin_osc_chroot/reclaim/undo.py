@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
+from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
@@ -51,11 +51,11 @@ def undo_story(
     failures: list[BuildError] = []
     for step in _steps(story, cloud, host=host, ui=ui):
         if token.cancelled:
-            failures.append(Cancelled())
+            failures.append(Cancelled(token.reason))
             break
         own = CancelToken(deadline=seconds, reason="undoing took too long")
         try:
-            with token.on_cancel(own.cancel):
+            with following(token, own):
                 step(own)
         except (BuildError, OSError) as error:
             log.info("undoing: %s", error, exc_info=True)
@@ -95,6 +95,10 @@ def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:
 
 
 def _remove(removal: Removal, effect: Effect, ui: Ui, token: CancelToken) -> None:
+    if not effect.resource_id and {"ClientToken", "ImageName"}.isdisjoint(effect.traces):
+        # Looked for by nothing, it would be anybody's.
+        log.warning("nothing tells what a call of %s made", effect.action)
+        return
     removal.run(Attempt(resource_id=effect.resource_id, may_stand=True), ui=ui, token=token)
 
 

@@ -129,7 +129,8 @@ class BuilderService(rpc.BuilderServicer):
         thread = threading.Thread(target=work, name="build")
         with registry.lock:
             registry.threads.add(thread)
-        thread.start()
+            # Within the lock: who waits for all threads may not find one that has not begun.
+            thread.start()
         yield from stream.events()
         if outcome:
             abort(context, outcome[0], registry.redact)

@@ -141,7 +141,7 @@ def test_validate_reports_everything_at_once_in_json(packer: Packer, tmp_path: P
         "tags": ["a"],
         "chroot_mounts": [["proc"]],
         "mount_path": "{{.Device",
-        "from_scratch": True,
+        "from_scatch": True,
     }
     (tmp_path / "t.json").write_text(json.dumps({"builders": [wrong]}))
     outcome = packer.run("validate", "t.json", cwd=tmp_path)
@@ -150,9 +150,9 @@ def test_validate_reports_everything_at_once_in_json(packer: Packer, tmp_path: P
         'omi_nmae: unknown option; did you mean "omi_name"?',
         'root_volume_size: expected a whole number, found "big"',
         "tags: expected a map of strings, found",
-        "chroot_mounts: must hold lists of three strings",
+        "chroot_mounts[0]: must be three strings",
         "mount_path: ",
-        "from_scratch: unknown option",
+        'from_scatch: unknown option; did you mean "from_scratch"?',
         "omi_name: required, and not set",
         'source_omi: must be the id of an OMI such as ami-1a2b3c4d, found "debian"',
     ):

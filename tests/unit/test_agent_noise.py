@@ -29,3 +29,13 @@ def test_control_characters_are_not_shown(tmp_path: Path, wrapper: str, text: st
     assert text in str(caught.value)
     shown = [str(caught.value), *caught.value.details]
     assert all(line == printable(line) for line in shown)
+
+
+def test_no_agent_is_started_once_the_root_is_being_unmounted(tmp_path: Path) -> None:
+    """A provisioner's late transfer: the new agent would keep the mount busy until the service ends."""
+    token = CancelToken()
+    with open_rootfs(Host(wrap=lambda command: command), tmp_path) as files:
+        files.upload("/x", [b"x"], mode=0, token=token)
+    with pytest.raises(BuildError, match="the root is being unmounted"):
+        files.upload("/late", [b"x"], mode=0, token=token)
+    assert [each.name for each in tmp_path.iterdir()] == ["x"]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, following
 from packer_plugin_osc_chroot.errors import Cancelled
 
 
@@ -22,6 +22,14 @@ def test_deadline() -> None:
     token = CancelToken(deadline=0.05, reason="too long")
     with pytest.raises(Cancelled, match="too long"):
         token.sleep(10)
+
+
+def test_one_that_follows_another_says_why_that_ended() -> None:
+    token, own = CancelToken(reason="interrupted"), CancelToken(deadline=60, reason="too long")
+    with following(token, own):
+        token.cancel()
+    with pytest.raises(Cancelled, match="interrupted"):
+        own.check()
 
 
 def test_a_deadline_counts_anew() -> None:

@@ -143,6 +143,12 @@ def container(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
     monkeypatch.setattr(machine, "check_privileges", lambda: real(proc=folder.parent))
 
 
+def no_authorities(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]) -> None:
+    environ["OSC_ENDPOINT_API"] = "https://127.0.0.1:1"
+    # requests looks for itself.
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle")
+
+
 # tcpmux, which nobody serves.
 NOWHERE = "http://127.0.0.1:1"
 FAULTS: list[tuple[str, Break, State, str]] = [
@@ -202,6 +208,8 @@ FAULTS: list[tuple[str, Break, State, str]] = [
     ("API", with_(OSC_ENDPOINT_API=NOWHERE), State.PROBLEM, f"no answer from {NOWHERE}"),
     ("API", with_(OSC_SECRET_KEY="x" * 40), State.PROBLEM, "HTTP 401.*Check access_key"),
     ("clock", with_(OSC_ENDPOINT_API=NOWHERE), State.UNKNOWN, "the API does not answer"),
+    ("API", no_authorities, State.PROBLEM, "/no/such/bundle: cannot be used for authorities"),
+    ("clock", no_authorities, State.UNKNOWN, "the API does not answer"),
     ("clock", skewed(600), State.PROBLEM, "60[01] s ahead of the API's: .*chrony"),
     ("clock", skewed(-100), State.WARNING, "(100|99|101) s behind the API's"),
     (

@@ -212,6 +212,55 @@ def test_a_full_disk_stops_before_an_effect_and_not_after_it(
     journal.end(kept=False, failed=False)
 
 
+def test_a_line_that_a_full_disk_cuts_short_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    write = os.write
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", lambda file, line: write(file, line[:10]))
+        journal.process(os.getpid())
+        with pytest.raises(BuildError, match="cannot be written: No space left"):
+            journal.sending("CreateSnapshot", {"ClientToken": "t-2"})
+    journal.sending("CreateSnapshot", {"ClientToken": "t-3"})
+    die(journal)
+    (story,) = dead_stories(tmp_path)
+    assert story.describe() == ["snapshot with ClientToken t-3", "volume vol-1"]
+
+
+def test_an_answer_without_its_call_is_passed_over(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    (file,) = tmp_path.iterdir()
+    text = b"".join(x for x in file.read_bytes().splitlines(True) if b'"send"' not in x)
+    story = read_story(text)
+    assert story is not None and story.describe() == []
+    journal.end(kept=False, failed=False)
+
+
+def test_a_snapshot_that_came_with_something_else_is_one_line(tmp_path: Path) -> None:
+    """A call without an id and without a ClientToken could be undone on anybody's snapshot."""
+    journal = begun(tmp_path)
+    made_volume(journal)
+    journal.owns_snapshot("snap-1")
+    die(journal)
+    (story,) = dead_stories(tmp_path)
+    assert story.describe() == ["snapshot snap-1", "volume vol-1"]
+    (file,) = tmp_path.iterdir()
+    assert sum(b"CreateSnapshot" in line for line in file.read_bytes().splitlines()) == 1
+    assert [x.resource_id for x in story.of("CreateSnapshot")] == ["snap-1"]
+
+
+def test_a_file_that_somebody_has_removed_does_not_fail_a_build(tmp_path: Path) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    (file,) = tmp_path.iterdir()
+    file.unlink()
+    journal.end(kept=False, failed=False)
+    assert not journal.is_open
+
+
 def test_without_a_directory_nothing_is_written() -> None:
     journal = begun_without()
     made_volume(journal)

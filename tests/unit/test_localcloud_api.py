@@ -258,6 +258,13 @@ def test_rules_of_images(cloud: LocalCloud, api: Api) -> None:
     assert create(BlockDeviceMappings=other) == "4057"
     assert create(BlockDeviceMappings=mapping(snapshot_id) + [*other, *other]) == "4011"
     assert create(BlockDeviceMappings=mapping(snapshot_id, VolumeSize=0)) == "4078"
+    for bsu, code in (
+        ({"Iops": 100}, "4029"),
+        ({"VolumeType": "io1"}, "7000"),
+        ({"VolumeType": "io1", "Iops": 301}, "4029"),
+        ({"VolumeType": "io1", "Iops": 0}, "4029"),
+    ):
+        assert create(BlockDeviceMappings=mapping(snapshot_id, **bsu)) == code
     assert create(Architecture="arm64")[0] == "4"
     assert cloud.images() == []
 
@@ -361,6 +368,18 @@ def test_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 <= first["duration"] < 1
     assert secret not in file.read_text()
     assert [call.action for call in cloud.record] == ["ReadVolumes", "DeleteVolume"]
+
+
+def test_parameters_of_what_is_not_simulated_are_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calls.jsonl"
+    with LocalCloud(record=file, source_omis={}) as cloud:
+        api = client(cloud, monkeypatch)
+        for password in ("hunter2", ["hunter2"]):
+            found = refused(api, "CheckAuthentication", Login="me", Password=password)
+            assert found[2] == "OperationNotSupported"
+    assert "hunter2" not in file.read_text()
 
 
 def test_child_environment(cloud: LocalCloud) -> None:

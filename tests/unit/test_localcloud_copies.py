@@ -357,3 +357,30 @@ def test_what_is_on_its_way_goes_on_in_the_next_process(
         with open(cloud.root_image(image_id), "rb") as stream:
             assert stream.read(len(DATA)) == DATA
         assert cloud.defects == []
+
+
+def test_what_cannot_be_had_back_is_told(
+    catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "region"
+    with LocalCloud(catalogue=catalogue, state=directory) as cloud:
+        api = client(cloud, monkeypatch)
+        volume_id = new_volume(api, cloud)
+        cloud.volume_file(volume_id).unlink()
+    said: list[str] = []
+    with LocalCloud(state=directory, tell=said.append) as cloud:
+        (volume,) = client(cloud, monkeypatch)("ReadVolumes", Filters={"VolumeIds": [volume_id]})[
+            "Volumes"
+        ]
+        assert volume["State"] == "error"
+    assert said == [
+        f"not brought back: volume {volume_id}: its data is missing, it is in state error"
+    ]
+
+
+def test_an_omi_without_its_data_is_not_exported(cloud: LocalCloud, api: Api) -> None:
+    image = copied(api)
+    until(lambda: image_state(api, image["ImageId"]), "available")
+    cloud.root_image(image["ImageId"]).unlink()
+    with pytest.raises(LookupError, match=f"{image['ImageId']} is not there: it is available"):
+        cloud.root_image(image["ImageId"])

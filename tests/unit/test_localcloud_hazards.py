@@ -369,3 +369,10 @@ def test_the_critical_path_of_an_omi(troubled: Troubled) -> None:
         assert least <= step.seconds < least + 0.3
     assert describe(steps).startswith("0.")
     assert cloud.critical_path(TINY_IMAGE_ID) == []
+
+
+def test_a_time_of_an_action_that_there_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "latency.toml"
+    file.write_text("[calls]\nReadImages = 0.5\nReadImage = 0.5\n")
+    with pytest.raises(FileError, match="latency.toml: calls.ReadImage: the API has no such"):
+        load_latency(file)

@@ -48,3 +48,16 @@ def test_of_several_one_is_named(running: ExitStack, capsys: pytest.CaptureFixtu
         assert f"Region at {cloud.url}" in shown and directory in shown
         assert main(["status", "--exports", "--state", directory]) == 0
         assert cloud.environment()["OSC_ACCESS_KEY"] in capsys.readouterr().out
+
+
+def test_one_that_is_being_started_is_not_in_the_way(
+    running: ExitStack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starting = remains.register()
+    running.callback(starting.remove)
+    assert main(["status"]) == 0
+    assert capsys.readouterr().out == "no localcloud runs here\n"
+    cloud = running.enter_context(LocalCloud())
+    assert main(["status"]) == 0
+    assert f"Region at {cloud.url}" in capsys.readouterr().out
+    assert main(["status", "--exports"]) == 0

@@ -7,18 +7,18 @@ import pytest
 from packer_plugin_osc_chroot.localcloud import saved
 from packer_plugin_osc_chroot.localcloud.saved import ForeignData, Saved, StateError, UsedToken
 from packer_plugin_osc_chroot.localcloud.state import (
+    Account,
     Image,
     Link,
     Permissions,
     Snapshot,
     Vm,
     Volume,
-    new_account,
 )
 
 
 def example() -> Saved:
-    account = new_account("localcloud")
+    account = Account("000000000001", "localcloud", access_key="AK", secret_key="SK")
     vm = Vm(vm_id="i-1", account_id=account.account_id, subregion="eu-west-2a", image_id="ami-0")
     link = Link(vm_id="i-1", device_name="/dev/xvdf", slot="xvdf", state="attached")
     volume = Volume(

@@ -96,6 +96,16 @@ def test_tag_blocks_join_the_maps() -> None:
     assert found.root_volume_tags is None
 
 
+def test_a_mistake_in_the_map_is_said_once_and_not_of_the_blocks() -> None:
+    given = {**GOOD, "tags": {"": "1"}, "tag": [{"key": "a", "value": "2"}]}
+    (error,) = prepared(given).errors
+    assert error.startswith("tags.: a tag's key")
+    two = {"owners": ["self"], "filters": {"name": "a"}, "filter": {"name": "image-name"}}
+    (error, same) = prepared({"omi_name": "abc", "source_omi_filter": two}).errors
+    assert error.startswith("source_omi_filter.filter.image-name: must have a value")
+    assert '"name" and "image-name" are the same filter' in same
+
+
 def test_filters_as_a_map_and_as_blocks() -> None:
     given = {
         "owners": "self,099720109477",
@@ -236,3 +246,10 @@ def test_the_environment_completes_the_template() -> None:
 def test_scratch_takes_type_and_iops_from_the_roots_mapping() -> None:
     root = {"device_name": "/dev/sda1", "volume_type": "io1", "iops": 1000}
     assert prepared({**SCRATCH, "omi_block_device_mappings": [root]}).errors == ()
+
+
+def test_a_root_device_name_that_is_not_known_yet_is_not_called_ignored() -> None:
+    mapped = {**GOOD, "omi_block_device_mappings": [{"device_name": "xvdf"}]}
+    assert prepared({**mapped, "root_device_name": "<unknown>"}).warnings == ()
+    (warning,) = prepared({**GOOD, "root_device_name": "<unknown>"}).warnings
+    assert warning == "root_device_name: ignored without omi_block_device_mappings"

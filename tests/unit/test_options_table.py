@@ -56,6 +56,14 @@ def test_every_row_has_a_text_and_a_spec_of_each_spelling(row: Option) -> None:
         assert spelling.name in spec[place]
 
 
+def test_the_reference_says_what_a_block_must_have() -> None:
+    lines = generate.reference().splitlines()
+    required = [line.split("`")[1] for line in lines if line.endswith(" Required.")]
+    assert required == [
+        row.name for table in (OmiFilter, BlockDevice) for row in options_of(table) if row.required
+    ]
+
+
 def test_what_the_shim_is_told() -> None:
     spec = generate.components()["components"][0]["config"]
     assert spec["attributes"]["boot_mode"] == {"type": "string", "required": False}

@@ -1,7 +1,10 @@
 """The services of the contract, driven through grpcio-testing as the shim would."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -107,6 +110,26 @@ def test_run_before_prepare(server: Any) -> None:
         grpc.StatusCode.FAILED_PRECONDITION,
         "Run before a successful Prepare",
     )
+
+
+def test_who_waits_for_all_builds_meets_one_that_begins(
+    server: Any, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = threading.Thread.start
+    with ThreadPoolExecutor() as pool:
+        waiting: list[Future[None]] = []
+
+        def slow(thread: threading.Thread) -> None:
+            if thread.name == "build":
+                waiting.append(pool.submit(registry.join))
+                time.sleep(0.1)
+            begin(thread)
+
+        monkeypatch.setattr(threading.Thread, "start", slow)
+        prepare(server, GOOD)
+        run(server)
+        (waiter,) = waiting
+        waiter.result()
 
 
 def test_cancel_before_run_ends_that_run_only(server: Any) -> None:
