@@ -38,15 +38,16 @@ def wait_for(
     token: CancelToken,
     ui: Ui,
     missing_is: str = "",
+    option: str = "",
     pace: Pace | None = None,
 ) -> Mapping[str, Any]:
     """Read until the resource's state is one of `target`; returns the resource then.
 
     `read` gives None while the resource is not shown. The API is eventually consistent, so that is
     waited through, unless `missing_is` names the state that it stands for; but what was shown and is
-    not any more was removed by somebody. `deadline` is in seconds, `pace` says when to look. Raises
-    BuildError when a state of `failed` is reached, the resource has vanished or the deadline passes,
-    and Cancelled.
+    not any more was removed by somebody. `deadline` is in seconds, from the template's `option`
+    where that is named; `pace` says when to look. Raises BuildError when a state of `failed` is
+    reached, the resource has vanished or the deadline passes, and Cancelled.
     """
     begun = time.monotonic()
     reported = begun
@@ -73,7 +74,8 @@ def wait_for(
             )
         if now - begun > deadline:
             raise BuildError(
-                f"{what}: still {shown} after {deadline:.0f} s, expected {_either(target)}"
+                f"{what}: still {shown} after {deadline:.0f} s, expected {_either(target)}",
+                hint=f"Set {option} higher where it only takes long" if option else "",
             )
         progress = resource.get("Progress") if resource else None
         if not isinstance(progress, int) or not 0 <= progress <= 100:

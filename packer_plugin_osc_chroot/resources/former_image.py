@@ -140,7 +140,8 @@ def _give_back(cloud: Cloud, image: Json, again: str, *, token: CancelToken, ui:
         if tags:
             create_tags(cloud, [again], tags, token=token)
         if permissions:
-            share_image(cloud, again, permissions, token=token)
+            # The template's options have nothing to do with it.
+            share_image(cloud, again, permissions, asked_by="", token=token)
 
     if not taken_early(give):
         wait_for_image(cloud, again, timeout=_RESTORE_SECONDS, token=token, ui=ui)

@@ -246,6 +246,7 @@ def wait_for_image(
         target=("available",),
         failed=("failed",),
         deadline=timeout,
+        option="image_timeout",
         token=token,
         ui=ui,
         pace=cloud.pace("OMI"),

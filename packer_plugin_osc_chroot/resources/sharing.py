@@ -55,10 +55,15 @@ def parse_permissions(shown: Mapping[str, Any] | None) -> Permissions:
 
 
 def share_image(
-    cloud: Cloud, image_id: str, permissions: Permissions, *, token: CancelToken
+    cloud: Cloud,
+    image_id: str,
+    permissions: Permissions,
+    *,
+    asked_by: str = "omi_account_ids, omi_groups, global_permission",
+    token: CancelToken,
 ) -> None:
     """Let others launch VMs from the OMI. Raises CloudError naming the options that asked for it."""
-    with _naming("omi_account_ids, omi_groups"):
+    with _naming(asked_by):
         cloud.change(
             "UpdateImage",
             token=token,
@@ -85,7 +90,8 @@ def _naming(options: str) -> Iterator[None]:
     try:
         yield
     except CloudError as error:
-        error.message = f"{options}: {error.message}"
+        if options:
+            error.message = f"{options}: {error.message}"
         raise
 
 

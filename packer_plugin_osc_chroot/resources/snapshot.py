@@ -69,6 +69,7 @@ def wait_for_snapshot(
         target=("completed",),
         failed=("error", "deleting"),
         deadline=timeout,
+        option="snapshot_timeout",
         token=token,
         ui=ui,
         pace=cloud.pace("snapshot"),

@@ -83,6 +83,7 @@ def created_volume(
             target=("available",),
             failed=("error", "deleting"),
             deadline=timeout,
+            option="volume_timeout",
             token=token,
             ui=ui,
             pace=pace,

@@ -21,6 +21,7 @@ from packer_plugin_osc_chroot.cloud.client import Cloud, is_missing
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import Cancelled, CloudError
 from packer_plugin_osc_chroot.resources.removal import find_made
+from packer_plugin_osc_chroot.resources.sharing import Permissions, share_image
 from packer_plugin_osc_chroot.resources.volume import delete_volume
 
 # Status, body, headers beyond the usual ones.
@@ -340,6 +341,16 @@ def test_what_is_no_answer_is_asked_for_again_where_that_is_safe(bad: Answer) ->
             cloud.change("CreateImage", token=CancelToken(), ImageName="x")
         assert caught.value.maybe_done
         assert len(server.asked) == 2
+
+
+def test_a_permission_that_is_refused_names_the_options_that_asked_for_it() -> None:
+    permissions = Permissions(everybody=True)
+    with serving(refusal(400)) as server:
+        cloud, token = connect(server.url), CancelToken()
+        with pytest.raises(CloudError, match="^omi_account_ids, .*global_permission: UpdateImage"):
+            share_image(cloud, "ami-1", permissions, token=token)
+        with pytest.raises(CloudError, match="^UpdateImage"):
+            share_image(cloud, "ami-1", permissions, asked_by="", token=token)
 
 
 def test_a_page_that_follows_itself_is_no_loop() -> None:

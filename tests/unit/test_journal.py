@@ -152,22 +152,6 @@ def test_every_torn_end_can_be_read(tmp_path: Path) -> None:
     journal.end(kept=False, failed=False)
 
 
-def test_a_snapshot_that_the_api_made_by_itself_is_never_there_without_its_id(
-    tmp_path: Path,
-) -> None:
-    journal = begun(tmp_path)
-    made_volume(journal)
-    journal.owns_snapshot("snap-1")
-    die(journal)
-    (file,) = tmp_path.iterdir()
-    whole = file.read_bytes()
-    for length in range(whole.index(b"\n") + 1, len(whole) + 1):
-        story = read_story(whole[:length])
-        assert story is not None
-        found = [each.resource_id for each in story.of("CreateSnapshot")]
-        assert found == (["snap-1"] if length == len(whole) else [])
-
-
 def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir()

@@ -61,8 +61,10 @@ def test_a_failed_state() -> None:
 
 
 def test_the_deadline() -> None:
-    with pytest.raises(BuildError, match="still creating after 0 s"):
+    with pytest.raises(BuildError, match="still creating after 0 s.*available$"):
         wait(iter(lambda: "creating", ""), deadline=0.1)
+    with pytest.raises(BuildError, match="still creating after 0 s.*Set volume_timeout higher"):
+        wait(iter(lambda: "creating", ""), deadline=0.1, option="volume_timeout")
 
 
 def test_the_end_is_noticed_soon_and_few_questions_are_asked() -> None:
