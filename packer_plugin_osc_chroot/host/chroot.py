@@ -18,13 +18,12 @@ from packer_plugin_osc_chroot.host.commands import (
     Host,
     exit_status,
     start_error,
-    user_environment,
+    wrapper_environment,
 )
 from packer_plugin_osc_chroot.host.process import run_process
 
 MARK_NAME = "PACKER_OSC_CHROOT_COMMAND"
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
-_PRIVATE = ("OSC_", "OUTSCALE_", "PACKER_", "PKR_", "AWS_")
 
 
 @dataclass(frozen=True)
@@ -58,11 +57,7 @@ class Chroot:
         else:
             # Through the wrapper the mark has to be an argument: sudo drops the environment.
             argv = ["env", mark, *argv]
-            env = {
-                name: value
-                for name, value in user_environment().items()
-                if not name.startswith(_PRIVATE)
-            }
+            env = wrapper_environment()
         try:
             code = run_process(
                 self.host.command(argv),

@@ -36,6 +36,9 @@ TAIL_LINES = 20
 # How long a wrapper may take to start `kill`; a cancel waits for it.
 KILL_SECONDS = 2.0
 
+# Names of variables that are Packer's and ours, credentials among them, begin so.
+_PRIVATE = ("OSC_", "OUTSCALE_", "PACKER_", "PKR_", "AWS_")
+
 # What every build runs on this machine.
 PROGRAMS = ("blkid", "blockdev", "chroot", "mkdir", "mount", "partx", "rmdir", "umount")
 
@@ -360,12 +363,19 @@ def user_environment() -> dict[str, str]:
     return env
 
 
+def wrapper_environment() -> dict[str, str]:
+    """What the wrapper passes on or not: Packer's environment, less its credentials."""
+    return {
+        name: value for name, value in user_environment().items() if not name.startswith(_PRIVATE)
+    }
+
+
 def tool_environment(*, inherit: bool) -> dict[str, str]:
     """For our own commands: messages that can be read by programs, and nothing of the user's.
 
     A wrapper may need what the user has set (SUDO_ASKPASS, proxies): it inherits.
     """
-    env = user_environment() if inherit else {"PATH": _with_sbin(os.environ.get("PATH", ""))}
+    env = wrapper_environment() if inherit else {"PATH": _with_sbin(os.environ.get("PATH", ""))}
     env["LC_ALL"] = env["LANG"] = "C.UTF-8"
     return env
 

@@ -21,7 +21,6 @@ from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.dead import DeadJournal, client_tokens, dead_journals
 from packer_plugin_osc_chroot.journal.directory import state_directory
-from packer_plugin_osc_chroot.journal.story import Story
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.plan import plan_wrapper
 from packer_plugin_osc_chroot.reclaim.next_build import title
@@ -101,7 +100,7 @@ class _Reclaim:
             self.ui.message(what)
         cloud = self.cloud(region=story.about.region, endpoint=story.about.endpoint)
         try:
-            reason = self._not_ours(cloud, story)
+            reason = self._not_ours(cloud, journal)
         except CloudError as error:
             reason = str(error)
         if reason:
@@ -118,18 +117,22 @@ class _Reclaim:
                 journal.remove()
                 self.ui.say("Nothing of it is left.")
 
-    def _not_ours(self, cloud: Cloud, story: Story) -> str:
+    def _not_ours(self, cloud: Cloud, journal: DeadJournal) -> str:
         """Why these credentials, on this VM, must not undo it; empty where they may.
 
         To credentials of another account everything looks as if it were gone.
         """
+        story = journal.story
         vm_id = story.about.vm_id
         vm = cloud.one("ReadVms", "Vms", token=self.token, VmIds=[vm_id])
         is_here = vm_id == self.identity.vm_id
         if is_here and vm is not None:
             return ""
         if vm is not None and vm.get("State") != "terminated":
-            return f"it ran on VM {vm_id}, which is another one: run reclaim there"
+            return (
+                f"it ran on VM {vm_id}, which is another one: run reclaim there (where this VM only has"
+                f" a copy of that one's disk, remove {journal.path})"
+            )
         accounts = cloud.read("ReadAccounts", token=self.token).get("Accounts") or [{}]
         if not is_here and str(accounts[0].get("AccountId")) == story.about.account_id:
             return ""

@@ -87,6 +87,19 @@ def test_stdin_is_closed() -> None:
     assert Host().run(["cat"], token=token()).output == ""
 
 
+def test_credentials_do_not_go_through_the_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OSC_SECRET_KEY", "PKR_VAR_password", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "hidden")
+    monkeypatch.setenv("SUDO_ASKPASS", "/bin/ask")
+    host = Host(wrap=lambda command: command)
+    env = host.run(["env"], token=token()).output
+    assert "hidden" not in env
+    assert "SUDO_ASKPASS=/bin/ask" in env
+    lines: list[str] = []
+    host.shell("env", token=token(), on_line=lines.append)
+    assert "OSC_SECRET_KEY=hidden" in lines, "the user's own command has what Packer has"
+
+
 def test_own_commands_do_not_inherit_the_users_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSC_SECRET_KEY", "hidden")
     monkeypatch.setenv("LC_ALL", "fr_FR.UTF-8")

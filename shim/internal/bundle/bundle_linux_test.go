@@ -136,6 +136,15 @@ func TestUnpacksOnce(t *testing.T) {
 	}
 }
 
+// A home directory may be called anything; what a dead process left goes from there too.
+func TestCacheWithAPatternInItsName(t *testing.T) {
+	base := filepath.Join(t.TempDir(), "a[b", "cache")
+	if err := os.MkdirAll(filepath.Join(base, "tmp-1", "new"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mustEnsure(t, base, mustPack(t, 0))
+}
+
 func TestBrokenOnesAreReplaced(t *testing.T) {
 	content := mustPack(t, 0)
 	library := filepath.Join("_internal", "lib0.so.1")

@@ -15,6 +15,8 @@ import (
 
 const (
 	cacheName = "packer-plugin-osc-chroot"
+	// What is being unpacked is in directories of such names.
+	temporaryPrefix = "tmp-"
 	// After this long without a use an unpacked version is removed by the next one that is unpacked.
 	unusedFor = 30 * 24 * time.Hour
 )
@@ -86,12 +88,14 @@ func ensureIn(base, hash string, archive []byte) (string, error) {
 	}
 	defer unlock()
 	// Only the holder of the lock makes these: what is here now was left by a process that is dead.
-	leftovers, err := filepath.Glob(filepath.Join(base, "tmp-*"))
+	entries, err := os.ReadDir(base)
 	if err != nil {
 		return "", err
 	}
-	for _, leftover := range leftovers {
-		os.RemoveAll(leftover)
+	for _, entry := range entries {
+		if strings.HasPrefix(entry.Name(), temporaryPrefix) {
+			os.RemoveAll(filepath.Join(base, entry.Name()))
+		}
 	}
 	markUsed(directory)
 	broken := check(directory)
@@ -99,7 +103,7 @@ func ensureIn(base, hash string, archive []byte) (string, error) {
 		return directory, nil
 	}
 	began := time.Now()
-	temporary, err := os.MkdirTemp(base, "tmp-")
+	temporary, err := os.MkdirTemp(base, temporaryPrefix)
 	if err != nil {
 		return "", err
 	}
