@@ -41,7 +41,7 @@ GO_BUILD := CGO_ENABLED=0 $(GO) -C shim build -trimpath -ldflags='-s -w'
 help: ## Show this text
 	@awk 'BEGIN { FS = ":.*## " } \
 	    /^##@/ { printf "\n%s\n", substr($$0, 5) } \
-	    /^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	    /^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 	@printf '\nPYTHON=%s and GO=%s can be set on the command line.\n' '$(PYTHON)' '$(GO)'
 
 .PHONY: demo

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.host.device_names import letters
+from packer_plugin_osc_chroot.options import devices as names
 from packer_plugin_osc_chroot.options.blocks import BlockDevice, iops_problem
-from packer_plugin_osc_chroot.resources.image import ROOT_DEVICE, Json
+from packer_plugin_osc_chroot.resources.image import Json
 
 OPTION = "omi_block_device_mappings"
 
@@ -26,7 +26,7 @@ def find_root(devices: Sequence[BlockDevice], root_device_name: str) -> tuple[st
 
     The root is the device named by `root_device_name`, else the one named as OUTSCALE names it.
     """
-    wanted = _same(root_device_name or ROOT_DEVICE)
+    wanted = _same(root_device_name or names.ROOT)
     for i, device in enumerate(devices):
         if _same(device.name) == wanted:
             return f"{OPTION}[{i}]", device
@@ -59,7 +59,7 @@ def plan_root_mapping(
         raise BuildError(f"{path}.iops: {problem}")
     if iops:
         bsu["Iops"] = iops
-    return {"DeviceName": ROOT_DEVICE, "Bsu": bsu}
+    return {"DeviceName": names.ROOT, "Bsu": bsu}
 
 
 def plan_other_mappings(
@@ -109,4 +109,4 @@ def _mapping(device: BlockDevice) -> Json:
 
 def _same(device_name: str) -> str:
     """What is the same for two names of one device: /dev/sdf and /dev/xvdf, /dev/sda1 and xvda."""
-    return letters(device_name) or device_name
+    return names.letters(device_name) or device_name

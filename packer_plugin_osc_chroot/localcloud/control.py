@@ -53,15 +53,15 @@ class Running:
 
 def running() -> list[Running]:
     """Those of this user, the oldest first."""
-    found = []
-    with suppress(FileNotFoundError):
-        entries = (runtime_directory() / "clouds").iterdir()
-        for entry in sorted(entries, key=lambda each: each.lstat().st_mtime):
-            with suppress(OSError):
-                if _is_locked(entry):
-                    directory = Path(entry.read_text().splitlines()[0])
-                    found.append(Running(name=entry.name, directory=directory))
-    return found
+    found: list[tuple[float, Running]] = []
+    for entry in (runtime_directory() / "clouds").glob("*"):
+        # One that ends meanwhile is none, and no matter of the others.
+        with suppress(OSError):
+            if _is_locked(entry):
+                directory = Path(entry.read_text().splitlines()[0])
+                running = Running(name=entry.name, directory=directory)
+                found.append((entry.lstat().st_mtime, running))
+    return [each for _, each in sorted(found, key=lambda pair: pair[0])]
 
 
 def _is_locked(entry: Path) -> bool:

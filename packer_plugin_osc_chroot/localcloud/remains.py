@@ -139,7 +139,8 @@ def register(*, data: Path | None = None) -> Remains:
         data = data or directory
         entry.write_text(f"{directory}\n{data}\n")
         lock = os.open(entry, os.O_RDWR | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who looks for localclouds that run may have it for a moment.
+        fcntl.flock(lock, fcntl.LOCK_EX)
         directory.mkdir(mode=0o700)
     return Remains(
         name=name, directory=directory, data=data, runtime=runtime, lock=lock, ended=ended

@@ -14,6 +14,7 @@ from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.host.disk import GIB
 from packer_plugin_osc_chroot.journal.effects import snapshots_in
+from packer_plugin_osc_chroot.options import devices
 from packer_plugin_osc_chroot.options.checks import MAX_VOLUME_GIB
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
@@ -21,8 +22,6 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
-# OUTSCALE registers images under this root device name only.
-ROOT_DEVICE = "/dev/sda1"
 _BSU_KEYS = ("DeleteOnVmDeletion", "Iops", "SnapshotId", "VolumeSize", "VolumeType")
 # How long the name of an OMI that was deregistered may still be refused, in seconds.
 _NAME_SECONDS = 15.0
@@ -68,7 +67,7 @@ class ImageRequest:
         body: dict[str, Any] = {
             "ImageName": self.name,
             "Architecture": self.architecture,
-            "RootDeviceName": ROOT_DEVICE,
+            "RootDeviceName": devices.ROOT,
             "BlockDeviceMappings": [root, *(dict(mapping) for mapping in self.other_mappings)],
         }
         if self.description:
@@ -143,7 +142,7 @@ def split_mappings(image: Json) -> tuple[Json, list[Json]]:
 
 
 def _root_name(image: Json) -> str:
-    return str(image.get("RootDeviceName") or ROOT_DEVICE)
+    return str(image.get("RootDeviceName") or devices.ROOT)
 
 
 def _to_create(mapping: Json) -> Json:

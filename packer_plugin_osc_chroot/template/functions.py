@@ -79,13 +79,9 @@ def _user(call: Call, name: str) -> str:
 
 
 def _build(call: Call, name: str) -> str:
-    data = call.scope.build_data
-    if data is None:
-        if not isinstance(call.data, GoMap):
-            raise TemplateError(f'build data "{name}" is not available here')
-        entry = call.data.entries.get(name)
-    else:
-        entry = data.get(name)
+    if not isinstance(call.data, GoMap):
+        raise TemplateError(f'build data "{name}" is not available here')
+    entry = call.data.entries.get(name)
     if not isinstance(entry, str):
         raise TemplateError(f'there is no build data named "{name}"')
     return f"{{{{.{name}}}}}" if _BUILD_PLACEHOLDER in entry else entry

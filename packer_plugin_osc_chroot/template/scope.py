@@ -14,7 +14,6 @@ class Scope:
     """What a template's functions can see besides its data; empty text means "not available".
 
     `user_variables` None means that there are none at all (HCL2): calling `user` is an error.
-    `build_data` is what `build` reads; None means the template's own data, when that is a map.
     `started_at` is the start of the plugin's process, in UTC.
     """
 
@@ -24,7 +23,6 @@ class Scope:
     packer_version: str = ""
     user_variables: Mapping[str, str] | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    build_data: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,9 @@
 """`localcloud status`, where none, one or several Regions run. Needs no root."""
 
+import fcntl
+import os
+import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -61,3 +65,30 @@ def test_one_that_is_being_started_is_not_in_the_way(
     assert main(["status"]) == 0
     assert f"Region at {cloud.url}" in capsys.readouterr().out
     assert main(["status", "--exports"]) == 0
+
+
+def test_one_that_ends_meanwhile_is_no_matter_of_the_others(
+    running: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staying, ending = (running.enter_context(LocalCloud()) for _ in range(2))
+    gone = Path(ending.environment()["OSC_CONFIG_FILE"]).parent.name.rpartition("-")[2]
+    looked_at = Path.lstat
+
+    def lstat(path: Path) -> os.stat_result:
+        if path.name == gone:
+            raise FileNotFoundError(path)
+        return looked_at(path)
+
+    monkeypatch.setattr(Path, "lstat", lstat)
+    (found,) = control.running()
+    assert found.ask("about")["url"] == staying.url
+
+
+def test_one_is_started_while_somebody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    remains.register().remove()
+    name = secrets.token_hex(6)
+    monkeypatch.setattr(secrets, "token_hex", lambda length: name)
+    with open(remains.runtime_directory() / "clouds" / name, "w") as entry:
+        fcntl.flock(entry, fcntl.LOCK_SH)
+        threading.Timer(0.2, fcntl.flock, [entry, fcntl.LOCK_UN]).start()
+        remains.register().remove()
