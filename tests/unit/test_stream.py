@@ -40,8 +40,8 @@ def test_cancelled_hook_is_waited_for_while_its_commands_are_ended() -> None:
     shim = Shim(token)
     token.cancel()
     ends = TERM_GRACE + KILL_GRACE - 0.2
-    threading.Timer(ends, shim.answer).start()
     begun = time.monotonic()
+    threading.Timer(ends, shim.answer).start()
     with pytest.raises(Cancelled):
         shim.stream.run(NOWHERE, {})
     assert time.monotonic() - begun > ends
