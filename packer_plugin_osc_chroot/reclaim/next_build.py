@@ -7,6 +7,7 @@ from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.dead import dead_journals
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.journal.story import Story
 from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
@@ -30,11 +31,15 @@ def undo_dead_builds(
     journals is not this user's alone, Cancelled.
     """
     left: list[str] = []
-    if cloud.journal.directory is None:
+    own = cloud.journal
+    if own.directory is None:
         return left
     remove_dead_sockets()
+    # What is undone is written down in the dead build's journal. In our own, a former OMI that has just
+    # come back would be of our making, and go again if we were killed right then.
+    cloud.journal = Journal()
     try:
-        for journal in dead_journals(cloud.journal.directory):
+        for journal in dead_journals(own.directory):
             token.check()
             story = journal.story
             if story.end == "kept":
@@ -56,7 +61,9 @@ def undo_dead_builds(
             else:
                 journal.remove()
     except OSError as error:
-        ui.message(f"warning: journals in {cloud.journal.directory}: {error.strerror}")
+        ui.message(f"warning: journals in {own.directory}: {error.strerror}")
+    finally:
+        cloud.journal = own
     token.check()
     return left
 

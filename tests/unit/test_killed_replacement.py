@@ -1,6 +1,7 @@
 """What the next build does for one that was killed with a copy of a foreign OMI, or with the former
 OMI of its name already deregistered."""
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,9 @@ from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.journal.story import Story, read_story
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.reclaim.next_build import undo_dead_builds
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
-from packer_plugin_osc_chroot.resources import source_volume
+from packer_plugin_osc_chroot.resources import former_image, source_volume
 from packer_plugin_osc_chroot.resources.former_image import bring_back
 from packer_plugin_osc_chroot.resources.image import delete_image, parse_source, read_image
 from packer_plugin_osc_chroot.resources.removal import Attempt
@@ -218,3 +220,55 @@ def test_what_comes_back_in_a_live_build_is_not_taken_back(
     assert build.story().of("CreateImage") == []
     build.undo()
     assert_former_is_back(region, former)
+
+
+class Struck(BaseException):
+    """A SIGKILL."""
+
+
+def test_a_build_that_is_killed_while_it_brings_one_back_does_not_lose_it(
+    region: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Killed(region, tmp_path / "before")
+    former = read_image(before.cloud, before.image(before.snapshot()), token=before.token)
+    assert former is not None
+    dead = Killed(region, tmp_path / "journal")
+    delete_snapshot(dead.cloud, dead.snapshot(), token=dead.token)
+    dead.cloud.journal.deregistering(former)
+    delete_image(dead.cloud, former["ImageId"], token=dead.token)
+    die(dead.cloud.journal)
+    (file,) = dead.directory.iterdir()
+    # The older one comes first, also of two within a second.
+    file.rename(file.with_name("0.journal"))
+
+    def strike(*given: Any, **named: Any) -> None:
+        raise Struck
+
+    with monkeypatch.context() as patch:
+        patch.setattr(former_image, "_give_back", strike)
+        with pytest.raises(Struck):
+            undo_dead(region, dead)
+    assert_former_is_back(region, former)
+    undo_dead(region, dead)
+    assert_former_is_back(region, former)
+    assert [*dead.directory.iterdir()] == []
+
+
+def undo_dead(region: LocalCloud, dead: Killed) -> None:
+    """A build that gets no further than that."""
+    cloud = client(region)
+    cloud.journal = Journal(dead.directory)
+    cloud.journal.begin(vm_id=region.vm_id, region=cloud.region, endpoint=cloud.endpoint)
+    try:
+        undo_dead_builds(
+            cloud, vm_id=region.vm_id, host=Host(None), ui=RecordingUi(), token=CancelToken()
+        )
+    finally:
+        assert cloud.journal.directory == dead.directory
+        die(cloud.journal)
+
+
+def die(journal: Journal) -> None:
+    for descriptor in (journal._file, journal._folder):
+        if descriptor >= 0:
+            os.close(descriptor)
