@@ -168,6 +168,17 @@ class _Reclaim:
         return True
 
 
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = -1.0
+    # Nothing is younger than "nan" either.
+    if not hours >= 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of hours, 0 or more")
+    return hours
+
+
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="packer-plugin-osc-chroot reclaim",
@@ -184,7 +195,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument(
         "--hours",
-        type=float,
+        type=_hours,
         default=_AGE_HOURS,
         metavar="N",
         help="how old such a volume or snapshot must be (default: %(default)g)",

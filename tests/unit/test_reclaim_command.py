@@ -45,3 +45,12 @@ def test_a_journal_that_came_with_a_disk_is_named(
         said = capsys.readouterr().err
         assert f"it ran on VM {cloud.vm_id}, which is another one: run reclaim there" in said
         assert f"remove {file}" in said
+
+
+@pytest.mark.parametrize("hours", ["nan", "-1", "six"])
+def test_an_age_that_is_none(hours: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every volume would be old enough to be removed, one of a living build of another user too."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--orphans", f"--hours={hours}"], environ={})
+    assert caught.value.code == 2
+    assert f"--hours: {hours}: expected a number of hours" in capsys.readouterr().err
