@@ -1,11 +1,13 @@
 """Copies of snapshots and OMIs, between accounts too; updates of volumes; the VM's state."""
 
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance import CONFORMANCE
 from test_localcloud_api import (
     Api,
     client,
@@ -19,6 +21,7 @@ from test_localcloud_api import (
 from test_localcloud_catalogue import caller
 from test_localcloud_hazards import image_state
 
+from packer_plugin_osc_chroot.localcloud import saved
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.files import GIB
@@ -384,3 +387,24 @@ def test_an_omi_without_its_data_is_not_exported(cloud: LocalCloud, api: Api) ->
     cloud.root_image(image["ImageId"]).unlink()
     with pytest.raises(LookupError, match=f"{image['ImageId']} is not there: it is available"):
         cloud.root_image(image["ImageId"])
+
+
+def test_a_change_that_cannot_be_saved_is_a_defect(
+    catalogue: Catalogue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    directory = tmp_path / "region"
+    with LocalCloud(catalogue=catalogue, state=directory, latency=Latency(volume=0.2)) as cloud:
+        api = client(cloud, monkeypatch)
+        volume_id = api("CreateVolume", SubregionName=cloud.subregion, Size=1)["Volume"]["VolumeId"]
+        with monkeypatch.context() as full:
+            full.setattr(saved, "write", lambda *_: os.write(-1, b""))
+            volumes = {"Filters": {"VolumeIds": [volume_id]}}
+            until(lambda: api("ReadVolumes", **volumes)["Volumes"][0]["State"], "available")
+            until(lambda: str(len(cloud.defects)), "1")
+    (defect,) = cloud.defects
+    assert "what changed could not be saved: [Errno 9]" in str(defect)
+    # Of which every test would hear.
+    request.config.stash[CONFORMANCE].problems.clear()
