@@ -21,7 +21,7 @@ from test_localcloud_api import (
 from test_localcloud_catalogue import caller
 from test_localcloud_hazards import image_state
 
-from packer_plugin_osc_chroot.localcloud import saved
+from packer_plugin_osc_chroot.localcloud import files, saved
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.files import GIB
@@ -366,19 +366,26 @@ def test_what_cannot_be_had_back_is_told(
     catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "region"
+    # Source images stay where they are, whatever the filesystem can do.
+    monkeypatch.setattr(files, "try_clone", lambda *_: False)
     with LocalCloud(catalogue=catalogue, state=directory) as cloud:
         api = client(cloud, monkeypatch)
         volume_id = new_volume(api, cloud)
         cloud.volume_file(volume_id).unlink()
+        disk = cloud.root_image(VENDORS)
+        disk.unlink()
     said: list[str] = []
     with LocalCloud(state=directory, tell=said.append) as cloud:
         (volume,) = client(cloud, monkeypatch)("ReadVolumes", Filters={"VolumeIds": [volume_id]})[
             "Volumes"
         ]
         assert volume["State"] == "error"
-    assert said == [
-        f"not brought back: volume {volume_id}: its data is missing, it is in state error"
-    ]
+    *snapshots, last = said
+    assert (
+        last == f"not brought back: volume {volume_id}: its data is missing, it is in state error"
+    )
+    # Both OMIs are made of it.
+    assert [f"{disk} is missing" in line for line in snapshots] == [True, True]
 
 
 def test_an_omi_without_its_data_is_not_exported(cloud: LocalCloud, api: Api) -> None:
