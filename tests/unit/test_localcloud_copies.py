@@ -1,6 +1,7 @@
 """Copies of snapshots and OMIs, between accounts too; updates of volumes; the VM's state."""
 
 import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from test_localcloud_hazards import image_state
 from packer_plugin_osc_chroot.localcloud import files, saved
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.localcloud.disks import Disks
 from packer_plugin_osc_chroot.localcloud.files import GIB
 from packer_plugin_osc_chroot.localcloud.latency import Latency
 from packer_plugin_osc_chroot.localcloud.quotas import Quotas
@@ -415,3 +417,23 @@ def test_a_change_that_cannot_be_saved_is_a_defect(
     assert "what changed could not be saved: [Errno 9]" in str(defect)
     # Of which every test would hear.
     request.config.stash[CONFORMANCE].problems.clear()
+
+
+def test_a_snapshot_that_a_volume_is_being_made_from_can_be_deleted(
+    cloud: LocalCloud, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot_id = new_snapshot(api, new_volume(api, cloud))
+    create_volume = Disks.create_volume
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.3)
+        create_volume(*args, **kwargs)
+
+    monkeypatch.setattr(Disks, "create_volume", late)
+    asked = {"SubregionName": cloud.subregion, "SnapshotId": snapshot_id}
+    volume_id = api("CreateVolume", **asked)["Volume"]["VolumeId"]
+    api("DeleteSnapshot", SnapshotId=snapshot_id)
+    volumes = {"Filters": {"VolumeIds": [volume_id]}}
+    until(lambda: api("ReadVolumes", **volumes)["Volumes"][0]["State"], "available")
+    snapshots = {"Filters": {"SnapshotIds": [snapshot_id]}}
+    until(lambda: str(len(api("ReadSnapshots", **snapshots)["Snapshots"])), "0")
