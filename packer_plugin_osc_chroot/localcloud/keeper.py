@@ -96,9 +96,11 @@ def bring_back(region: Region, found: Saved) -> list[str]:
 def _resume_snapshot(region: Region, snapshot: Snapshot) -> list[str]:
     if snapshot.state == "deleting":
         region.start(region.transitions.remove_snapshot(snapshot))
-    elif not region.disks.snapshot_file(snapshot.snapshot_id).exists():
+    elif not (file := region.disks.snapshot_file(snapshot.snapshot_id)).exists():
         snapshot.state = "error"
-        return [f"snapshot {snapshot.snapshot_id}: its data was not complete, it is in state error"]
+        own = snapshot.snapshot_id not in region.disks.foreign
+        why = "its data was not complete" if own else f"{file} is missing"
+        return [f"snapshot {snapshot.snapshot_id}: {why}, it is in state error"]
     elif snapshot.state in ("in-queue", "pending"):
         complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         complete.set_result(None)

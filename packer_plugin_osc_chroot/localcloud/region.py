@@ -148,7 +148,12 @@ class Region:
             self.record.add_defect(f"localcloud: a transition failed: {task.exception()!r}")
         writing = asyncio.ensure_future(self.write())
         self._writes.add(writing)
-        writing.add_done_callback(self._writes.discard)
+        writing.add_done_callback(self._write_ended)
+
+    def _write_ended(self, writing: "asyncio.Future[None]") -> None:
+        self._writes.discard(writing)
+        if not writing.cancelled() and (error := writing.exception()) is not None:
+            self.record.add_defect(f"localcloud: what changed could not be saved: {error}")
 
     # What a caller may see and use
 

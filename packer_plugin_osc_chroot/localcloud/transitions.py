@@ -69,12 +69,19 @@ class Transitions:
         end = self._region.hazards.next_end("CreateVolume")
         with self._timed("CreateVolume", volume, volume.volume_id):
             wait = asyncio.sleep(self._region.latency.volume)
-            work = self._region.on_disk(
-                self._disks.create_volume,
-                volume.volume_id,
-                size=volume.size * GIB,
-                snapshot_id=volume.snapshot_id,
+            work = asyncio.ensure_future(
+                self._region.on_disk(
+                    self._disks.create_volume,
+                    volume.volume_id,
+                    size=volume.size * GIB,
+                    snapshot_id=volume.snapshot_id,
+                )
             )
+            if volume.snapshot_id:
+                # Its snapshot's data is not deleted before it has been read.
+                reading = self._copies.setdefault(volume.snapshot_id, [])
+                reading.append(work)
+                work.add_done_callback(reading.remove)
             _, failure = await asyncio.gather(wait, work, return_exceptions=True)
             if failure is not None:
                 self._record.add_defect(f"localcloud: making {volume.volume_id} failed: {failure}")

@@ -1,11 +1,14 @@
 """Copies of snapshots and OMIs, between accounts too; updates of volumes; the VM's state."""
 
+import os
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conformance import CONFORMANCE
 from test_localcloud_api import (
     Api,
     client,
@@ -19,8 +22,10 @@ from test_localcloud_api import (
 from test_localcloud_catalogue import caller
 from test_localcloud_hazards import image_state
 
+from packer_plugin_osc_chroot.localcloud import files, saved
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.localcloud.disks import Disks
 from packer_plugin_osc_chroot.localcloud.files import GIB
 from packer_plugin_osc_chroot.localcloud.latency import Latency
 from packer_plugin_osc_chroot.localcloud.quotas import Quotas
@@ -363,19 +368,26 @@ def test_what_cannot_be_had_back_is_told(
     catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = tmp_path / "region"
+    # Source images stay where they are, whatever the filesystem can do.
+    monkeypatch.setattr(files, "try_clone", lambda *_: False)
     with LocalCloud(catalogue=catalogue, state=directory) as cloud:
         api = client(cloud, monkeypatch)
         volume_id = new_volume(api, cloud)
         cloud.volume_file(volume_id).unlink()
+        disk = cloud.root_image(VENDORS)
+        disk.unlink()
     said: list[str] = []
     with LocalCloud(state=directory, tell=said.append) as cloud:
         (volume,) = client(cloud, monkeypatch)("ReadVolumes", Filters={"VolumeIds": [volume_id]})[
             "Volumes"
         ]
         assert volume["State"] == "error"
-    assert said == [
-        f"not brought back: volume {volume_id}: its data is missing, it is in state error"
-    ]
+    *snapshots, last = said
+    assert (
+        last == f"not brought back: volume {volume_id}: its data is missing, it is in state error"
+    )
+    # Both OMIs are made of it.
+    assert [f"{disk} is missing" in line for line in snapshots] == [True, True]
 
 
 def test_an_omi_without_its_data_is_not_exported(cloud: LocalCloud, api: Api) -> None:
@@ -384,3 +396,44 @@ def test_an_omi_without_its_data_is_not_exported(cloud: LocalCloud, api: Api) ->
     cloud.root_image(image["ImageId"]).unlink()
     with pytest.raises(LookupError, match=f"{image['ImageId']} is not there: it is available"):
         cloud.root_image(image["ImageId"])
+
+
+def test_a_change_that_cannot_be_saved_is_a_defect(
+    catalogue: Catalogue,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    directory = tmp_path / "region"
+    with LocalCloud(catalogue=catalogue, state=directory, latency=Latency(volume=0.2)) as cloud:
+        api = client(cloud, monkeypatch)
+        volume_id = api("CreateVolume", SubregionName=cloud.subregion, Size=1)["Volume"]["VolumeId"]
+        with monkeypatch.context() as full:
+            full.setattr(saved, "write", lambda *_: os.write(-1, b""))
+            volumes = {"Filters": {"VolumeIds": [volume_id]}}
+            until(lambda: api("ReadVolumes", **volumes)["Volumes"][0]["State"], "available")
+            until(lambda: str(len(cloud.defects)), "1")
+    (defect,) = cloud.defects
+    assert "what changed could not be saved: [Errno 9]" in str(defect)
+    # Of which every test would hear.
+    request.config.stash[CONFORMANCE].problems.clear()
+
+
+def test_a_snapshot_that_a_volume_is_being_made_from_can_be_deleted(
+    cloud: LocalCloud, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot_id = new_snapshot(api, new_volume(api, cloud))
+    create_volume = Disks.create_volume
+
+    def late(*args: Any, **kwargs: Any) -> None:
+        time.sleep(0.3)
+        create_volume(*args, **kwargs)
+
+    monkeypatch.setattr(Disks, "create_volume", late)
+    asked = {"SubregionName": cloud.subregion, "SnapshotId": snapshot_id}
+    volume_id = api("CreateVolume", **asked)["Volume"]["VolumeId"]
+    api("DeleteSnapshot", SnapshotId=snapshot_id)
+    volumes = {"Filters": {"VolumeIds": [volume_id]}}
+    until(lambda: api("ReadVolumes", **volumes)["Volumes"][0]["State"], "available")
+    snapshots = {"Filters": {"SnapshotIds": [snapshot_id]}}
+    until(lambda: str(len(api("ReadSnapshots", **snapshots)["Snapshots"])), "0")
