@@ -112,7 +112,8 @@ def shared(built: Built) -> None:
     assert built.image.permissions.account_ids == [FRIEND]
     assert not built.image.permissions.everybody
     assert built.snapshot.permissions.everybody
-    taken = [call.action for call in built.cloud.record if call.status == 200]
+    record = [call for call in built.cloud.record if not call.parameters.get("DryRun")]
+    taken = [call.action for call in record if call.status == 200]
     assert taken.count("UpdateImage") == 1 and taken.count("UpdateSnapshot") == 1
 
 
@@ -373,3 +374,86 @@ def test_an_omi_is_replaced(packer: Packer, region: LocalCloud, tmp_path: Path) 
     assert ids[0] != ids[1]
     (snapshot,) = [each for each in region.snapshots() if each.state == "completed"]
     assert snapshot.snapshot_id == Built(region, image, outcome, tmp_path).snapshot.snapshot_id
+
+
+def build_with(packer: Packer, directory: Path, options: str, **run: Any) -> Outcome:
+    (directory / "row.pkr.hcl").write_text(TEMPLATE.format(options=options, provisioners=""))
+    outcome = packer.run("build", "-color=false", "row.pkr.hcl", cwd=directory, **run)
+    assert outcome.status == 0, outcome.output
+    return outcome
+
+
+def test_access_from_the_template_alone(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:
+    known = region.environment()
+    options = f"""
+    source_omi           = "{SOURCE_OMI}"
+    access_key           = "{known["OSC_ACCESS_KEY"]}"
+    secret_key           = "{known["OSC_SECRET_KEY"]}"
+    region               = "{known["OSC_REGION"]}"
+    omi_regions          = ["{known["OSC_REGION"]}"]
+    custom_endpoint_oapi = "{known["OSC_ENDPOINT_API"]}"
+    metadata_url         = "{known["OSC_CHROOT_METADATA_URL"]}"
+    """
+    state = {"OSC_CHROOT_STATE_DIR": str(tmp_path / "state"), "HOME": str(tmp_path)}
+    outcome = build_with(packer, tmp_path, options, extra=state)
+    assert len(region.images()) == 1
+    for key in ("OSC_ACCESS_KEY", "OSC_SECRET_KEY"):
+        assert known[key] not in outcome.output
+
+
+def test_access_from_a_profile(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:
+    known = region.environment()
+    keys = {"access_key": known["OSC_ACCESS_KEY"], "secret_key": known["OSC_SECRET_KEY"]}
+    profile = {
+        **keys,
+        "region": known["OSC_REGION"],
+        "endpoints": {"api": known["OSC_ENDPOINT_API"]},
+    }
+    (tmp_path / ".osc").mkdir()
+    (tmp_path / ".osc" / "config.json").write_text(json.dumps({"default": {}, "mine": profile}))
+    options = f"""
+    source_omi = "{SOURCE_OMI}"
+    profile    = "mine"
+    """
+    extra = {
+        "HOME": str(tmp_path),
+        "OSC_CHROOT_STATE_DIR": str(tmp_path / "state"),
+        "OSC_CHROOT_METADATA_URL": known["OSC_CHROOT_METADATA_URL"],
+    }
+    build_with(packer, tmp_path, options, extra=extra)
+    assert len(region.images()) == 1
+
+
+def test_a_certificate_that_nobody_vouches_for(
+    packer: Packer, guest_image: Path, leak_check: Machine, tmp_path: Path
+) -> None:
+    options = f"""
+    source_omi               = "{SOURCE_OMI}"
+    insecure_skip_tls_verify = true
+    """
+    with LocalCloud(source_omis={SOURCE_OMI: guest_image}, https=True) as region:
+        extra = {"REQUESTS_CA_BUNDLE": "", "SSL_CERT_FILE": ""}
+        build_with(packer, tmp_path, options, cloud=region, extra=extra)
+        assert len(region.images()) == 1 and region.leftovers() == []
+
+
+def test_packer_build_force(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:
+    template = f"""
+    source "osc-chroot" "row" {{
+      source_omi = "{SOURCE_OMI}"
+      omi_name   = "always the same"
+    }}
+    build {{
+      sources = ["source.osc-chroot.row"]
+    }}
+    """
+    (tmp_path / "row.pkr.hcl").write_text(template)
+    statuses = []
+    for force in ([], [], ["-force"]):
+        arguments = ["build", "-color=false", *force, "row.pkr.hcl"]
+        outcome = packer.run(*arguments, cwd=tmp_path, cloud=region)
+        statuses.append(outcome.status)
+    assert statuses == [0, 1, 0], outcome.output
+    assert len(region.images()) == 1
+    # The snapshot of the first stays: nobody asked for its deletion.
+    assert len(region.snapshots()) == 2
