@@ -45,9 +45,7 @@ def provision(
             )
             for command in config.pre_mount_commands
         ]
-        for command in commands:
-            if warning := digit_warning("pre_mount_commands", command, disk):
-                ui.message(warning)
+        _warn_of_digits("pre_mount_commands", commands, disk, ui)
         phases.do("pre_mount_commands", lambda: _run_on_disk(host, commands, disk, token, ui))
 
     partition = phases.do(
@@ -80,9 +78,7 @@ def provision(
             )
             for command in config.post_mount_commands
         ]
-        for command in after:
-            if warning := digit_warning("post_mount_commands", command, disk):
-                ui.message(warning)
+        _warn_of_digits("post_mount_commands", after, disk, ui)
         phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
 
     files = phases.enter(
@@ -122,6 +118,12 @@ def _run_provisioners(
         if context.config.packer.on_error != "abort":
             context.provisioners.clean_up(communicator, data)
         raise
+
+
+def _warn_of_digits(option: str, commands: list[str], disk: Disk, ui: Ui) -> None:
+    for command in commands:
+        if warning := digit_warning(option, command, disk):
+            ui.message(warning)
 
 
 def _run_on_disk(host: Host, commands: list[str], disk: Disk, token: CancelToken, ui: Ui) -> None:
