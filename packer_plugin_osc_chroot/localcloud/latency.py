@@ -1,6 +1,5 @@
 """How long things take in the simulated Region, in seconds."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -35,8 +34,7 @@ class Latency:
         times = {each.name: getattr(self, each.name) for each in fields(self)}
         times |= {f"calls.{action}": time for action, time in times.pop("calls").items()}
         for name, time in times.items():
-            if not (math.isfinite(time) and time >= 0):
-                raise ValueError(f"{name} is {time}: it must be 0 or more seconds")
+            toml_file.check_seconds(name, time)
 
     def of_call(self, action: str) -> float:
         return self.call + self.calls.get(action, 0.0)

@@ -12,6 +12,7 @@ from packer_plugin_osc_chroot.localcloud.nodes import Style
 from packer_plugin_osc_chroot.localcloud.sources import SourceError, check_source
 from packer_plugin_osc_chroot.localcloud.tell import say
 from packer_plugin_osc_chroot.localcloud.toml_file import FileError
+from packer_plugin_osc_chroot.localcloud.user_files import check_regular
 
 
 class UsageError(Exception):
@@ -131,9 +132,17 @@ def check_region_options(options: argparse.Namespace) -> None:
 
 
 def check_writable(option: str, file: Path | None) -> None:
-    """Raises UsageError."""
-    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
-        raise UsageError(f"{option}: {file} cannot be written")
+    """Whether `file` can be made, or replaced as a regular file. Raises UsageError."""
+    if file is None:
+        return
+    try:
+        check_regular(file)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise UsageError(f"{option}: {file}: {error.strerror}") from None
+    if not os.access(file.parent, os.W_OK):
+        raise UsageError(f"{option}: {file}: {file.parent} cannot be written to")
 
 
 def make_cloud(options: argparse.Namespace) -> LocalCloud:

@@ -27,6 +27,7 @@ from packer_plugin_osc_chroot.localcloud.state import (
     Volume,
     VolumeUpdate,
 )
+from packer_plugin_osc_chroot.localcloud.user_files import open_regular
 
 # Raised when what is written changes in a way that an older version cannot read.
 _FORMAT = 1
@@ -112,11 +113,13 @@ def read(directory: Path) -> Saved | None:
     """What was saved last; None where nothing was. Raises StateError."""
     file = directory / _FILE
     try:
-        found = json.loads(file.read_bytes())
+        with open_regular(file) as stream:
+            found = json.load(stream)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise StateError(f"{file}: cannot be read: {error}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        text = error.strerror if isinstance(error, OSError) else error
+        raise StateError(f"{file}: cannot be read: {text}") from None
     written = found.get("format") if isinstance(found, dict) else None
     if written != _FORMAT:
         raise StateError(
@@ -135,6 +138,8 @@ def opened(directory: Path) -> Iterator[None]:
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
         handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise StateError(f"{directory}: is not a directory") from None
     except OSError as error:
         raise StateError(f"{directory}: {error.strerror}") from None
     try:

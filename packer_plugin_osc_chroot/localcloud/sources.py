@@ -12,6 +12,7 @@ from packer_plugin_osc_chroot.localcloud import qcow2
 from packer_plugin_osc_chroot.localcloud.files import GIB, gibibytes
 from packer_plugin_osc_chroot.localcloud.images import can_make_tiny_image, tiny_image
 from packer_plugin_osc_chroot.localcloud.tools import run_tool
+from packer_plugin_osc_chroot.localcloud.user_files import open_regular
 
 # Of a root made from files: the part of its content's size that is kept free, and at least this.
 _FREE_SHARE = 0.25
@@ -46,7 +47,7 @@ def check_source(source: Path) -> None:
             raise SourceError(f"{source}: a directory needs mkfs.ext4 (package e2fsprogs)")
         return
     try:
-        with open(source, "rb") as stream:
+        with open_regular(source) as stream:
             head = stream.read(0x8010)
     except OSError as error:
         raise SourceError(f"{source}: {error.strerror}") from None

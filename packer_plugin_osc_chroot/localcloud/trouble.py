@@ -1,11 +1,12 @@
 """Trouble on demand: how a Region may behave on a bad day, and which calls that spoils."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from packer_plugin_osc_chroot.localcloud import toml_file
+from packer_plugin_osc_chroot.localcloud import assumptions, toml_file
 
 FaultKind = Literal["503", "429", "429-call", "500", "reset", "garbage", "slow"]
 # What can become of something that is made, linked, unlinked or deleted.
@@ -71,6 +72,7 @@ class Fault:
     def __post_init__(self) -> None:
         _check_one_of("a fault's kind", self.kind, get_args(FaultKind))
         _check_count(f"a fault of {self.action}", self.nth, self.count)
+        toml_file.check_seconds(f"seconds of a fault of {self.action}", self.seconds)
         if (self.kind == "slow") != (self.seconds > 0):
             raise ValueError(
                 f"a fault of {self.action} has kind {self.kind} and seconds {self.seconds}: seconds"
@@ -124,7 +126,7 @@ class Rate:
 
     def __post_init__(self) -> None:
         _check_one_of("a rate's per", self.per, get_args(Scope))
-        if not self.calls_per_second > 0 or self.burst < 1:
+        if not 0 < self.calls_per_second < math.inf or self.burst < 1:
             raise ValueError(
                 f"a rate has calls_per_second {self.calls_per_second} and burst {self.burst}: they"
                 " must be more than 0, and 1 or more"
@@ -143,8 +145,9 @@ class Refusal:
     seconds: float
 
     def __post_init__(self) -> None:
-        if not self.seconds > 0:
-            raise ValueError(f"a refusal has seconds {self.seconds}: they must be more than 0")
+        toml_file.check_seconds(f"seconds of a refusal of {self.action}", self.seconds)
+        if self.seconds == 0:
+            raise ValueError(f"a refusal of {self.action} has seconds 0: they must be more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,8 +174,12 @@ class Trouble:
     forbidden: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.stale_reads < 0:
-            raise ValueError(f"stale_reads is {self.stale_reads}: it must be 0 or more seconds")
+        toml_file.check_seconds("stale_reads", self.stale_reads)
+        for name in self.taken_names:
+            if not assumptions.LINK_DEVICE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"taken_names has {name!r}: expected names such as /dev/xvdf or /dev/sdf"
+                )
 
     def check_actions(self, known: Collection[str]) -> None:
         """Raises ValueError for an action that the API does not have: it would never happen."""

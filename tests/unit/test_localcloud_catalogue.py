@@ -135,8 +135,8 @@ def test_without_accounts_there_is_one() -> None:
         ('"ami-11111111"', '"ami-22222222"', "id is that of another OMI"),
         ('"disk.raw"', '"no.raw"', "no.raw: No such file"),
         ("volumes = 3", "volumes = -2", "quota volumes is -2"),
-        ("volumes = 3", 'volumes = "2"', "expected a whole number, found '2'"),
-        ("volumes = 3", "volumes = true", "expected a whole number, found True"),
+        ("volumes = 3", 'volumes = "2"', 'expected a whole number, found "2"'),
+        ("volumes = 3", "volumes = true", "expected a whole number, found true"),
         ("volumes = 3", "discs = 2", "there is no discs here (there are: running_snapshots"),
         ("public = true", 'public = "yes"', "expected true or false"),
         ("date = 2026-01-31", 'date = "yesterday"', "expected a date"),
@@ -146,7 +146,7 @@ def test_without_accounts_there_is_one() -> None:
         ('name = "Debian 12 (2026-01)"', 'name = "a"', "3 to 128 letters"),
         ("[[omis]]", "[[omi]]", "there is no omi here"),
         ("[[omis]]", "[[omis]", "is not TOML"),
-        ('alias = "builders"', "", "alias is missing"),
+        ('alias = "builders"', "", "accounts[0].alias: is missing"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(folder: Path, before: str, after: str, said: str) -> None:

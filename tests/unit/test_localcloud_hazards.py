@@ -301,7 +301,7 @@ def test_a_file_names_all_kinds(tmp_path: Path) -> None:
         (
             '"reset"',
             '"broken"',
-            "expected one of 503, 429, 429-call, 500, reset, garbage, slow, found",
+            'faults[0].kind: expected one of "503", "429", "429-call", "500", "reset"',
         ),
         ('"reset"', '"slow"', "seconds goes with kind slow"),
         ("nth = 2", "nth = -1", "nth must be 0 or more"),
@@ -312,10 +312,29 @@ def test_a_file_names_all_kinds(tmp_path: Path) -> None:
         (
             'per = "account"',
             'per = "user"',
-            "expected one of platform, account, call, found 'user'",
+            'rates[0].per: expected one of "platform", "account", "call", found "user"',
         ),
         ("seconds = 20", "seconds = 0", "must be more than 0"),
-        ("stale_reads = 1.5", "stale_reads = -1", "stale_reads is -1"),
+        ("stale_reads = 1.5", "stale_reads = -1", "stale_reads is -1: expected 0 to 86400"),
+        ("stale_reads = 1.5", "stale_reads = nan", "stale_reads: expected a finite number, found"),
+        (
+            "seconds = 20",
+            "seconds = inf",
+            "refusals[0].seconds: expected a finite number, found inf",
+        ),
+        ("seconds = 20", "seconds = 1e300", "is 1e+300: expected 0 to 86400 seconds"),
+        ("seconds = 20", f"seconds = {'9' * 400}", "refusals[0].seconds: expected a finite number"),
+        ("seconds = 20", f"seconds = {'9' * 5000}", "a number too long"),
+        ('["/dev/xvdf"]', '"a"', 'taken_names: expected a list in brackets, found "a"'),
+        ('["/dev/xvdf"]', '["xvdf"]', "taken_names has 'xvdf': expected names such as /dev/xvdf"),
+        ("[[fates]]", "[fates]", "fates: expected tables, each below a [[NAME]], found a table"),
+        ('["/dev/xvdf"]', "[" * 2000, "values too deep"),
+        ("= true", "= True", "is not TOML: Invalid value (at line "),
+        (
+            "seconds = 20",
+            "seconds",
+            "is not TOML: Expected '=' after a key in a key/value pair (at line",
+        ),
         ('"DeleteImage"', '"DeleteImages"', "trouble with DeleteImages: the API has no such"),
         ('"DeleteVolume"', '"Delete"', "trouble with Delete: the API has no such action"),
     ],
@@ -340,12 +359,23 @@ def test_latencies_from_a_file(tmp_path: Path) -> None:
     assert (found.of_call("ReadVolumes"), found.of_call("ReadVms")) == (0.6, 0.1)
 
 
-@pytest.mark.parametrize("line", ["call = -1", "call = nan", "snap = 3", 'call = "1 s"'])
-def test_latencies_that_make_no_sense(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("call = -1", "call is -1: expected 0 to 86400 seconds"),
+        ("call = nan", "call: expected a finite number, found nan"),
+        ("call = 1e300", "call is 1e+300: expected 0 to 86400 seconds"),
+        ("snap = 3", "there is no snap here"),
+        ('call = "1 s"', 'call: expected a finite number, found "1 s"'),
+        ("calls = 1", "calls: expected a table, found 1"),
+    ],
+)
+def test_latencies_that_make_no_sense(tmp_path: Path, line: str, said: str) -> None:
     file = tmp_path / "latency.toml"
     file.write_text(line)
-    with pytest.raises(FileError, match="snap|call"):
+    with pytest.raises(FileError) as caught:
         load_latency(file)
+    assert str(caught.value).startswith(f"{file}: {said}")
 
 
 def test_the_presets() -> None:
