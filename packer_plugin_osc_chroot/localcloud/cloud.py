@@ -38,6 +38,7 @@ from packer_plugin_osc_chroot.localcloud.loop_disks import LoopAttacher
 from packer_plugin_osc_chroot.localcloud.nodes import Style
 from packer_plugin_osc_chroot.localcloud.openapi import load_document
 from packer_plugin_osc_chroot.localcloud.record import Defect, Record, RecordedCall, Transition
+from packer_plugin_osc_chroot.localcloud.record_file import RecordFile
 from packer_plugin_osc_chroot.localcloud.region import Region
 from packer_plugin_osc_chroot.localcloud.remains import Remains, register
 from packer_plugin_osc_chroot.localcloud.saved import Saved
@@ -58,7 +59,7 @@ class LocalCloud:
     so does `own_disk`, which makes the VM's own disk on this machine; `nodes.py` has what `disks` are.
     With `attacher` another machine is the VM, and linked volumes appear there.
     `trouble` may be a file, which is followed: `tell` gets a line each time it is read again, and
-    one for whatever of `state` could not be had back.
+    one for whatever of `state` could not be had back, or where `record` cannot be written on.
     `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
     """
@@ -104,10 +105,10 @@ class LocalCloud:
             entries = (self._catalogue or Catalogue()).accounts
             self._accounts = before.accounts if before else [_account(entry) for entry in entries]
             self._account = self._accounts[0]
-            stream = None
+            self._record = Record(clock=lambda: state.iso(state.now()))
             if self._record_file is not None:
-                stream = undo.enter_context(open(self._record_file, "w", encoding="utf-8"))
-            self._record = Record(clock=lambda: state.iso(state.now()), stream=stream)
+                lines = undo.enter_context(RecordFile(self._record_file, tell=self._tell))
+                self._record.write = lines.write
             self._document = load_document()
             if self._trouble_file is not None:
                 actions = self._document.actions

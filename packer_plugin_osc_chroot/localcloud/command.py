@@ -1,8 +1,10 @@
 """The command line: `packer-plugin-osc-chroot localcloud …`."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud.command_look import add_clean, add_export, add_status
 from packer_plugin_osc_chroot.localcloud.command_run import add_run
@@ -32,8 +34,17 @@ def main(argv: list[str]) -> int:
         say(str(error))
         return 1
     except OSError as error:
-        say(f"{error.filename or 'this machine'}: {error.strerror or error}")
+        say(f"{_place_of(error, options)}: {error.strerror or error}")
         return 1
+
+
+def _place_of(error: OSError, options: argparse.Namespace) -> str:
+    """The file that it is about, and the option that it comes of."""
+    if error.filename is None:
+        return "this machine"
+    state = getattr(options, "state", None)
+    kept = state is not None and Path(error.filename).is_relative_to(os.path.realpath(state))
+    return f"--state {state}: {error.filename}" if kept else str(error.filename)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

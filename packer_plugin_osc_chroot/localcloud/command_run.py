@@ -136,5 +136,8 @@ def _export(cloud: LocalCloud, file: Path) -> bool:
     except LookupError as error:
         say(f"  nothing was exported: {error}")
         return False
+    except OSError as error:
+        say(f"  nothing was exported: --export {error.filename or file}: {error.strerror}")
+        return False
     say(f"  exported the root volume of {newest.image_id} to {file}")
     return True

@@ -37,12 +37,19 @@ def copy_sparse(source: Path, target: Path, *, size: int | None = None) -> None:
 
 
 def replace_sparse(source: Path, target: Path, *, size: int | None = None) -> None:
-    """Copy `source`, holes kept, over whatever `target` is: in one step, once it is complete."""
+    """Copy `source`, holes kept, over whatever `target` is: in one step, once it is complete.
+
+    Raises OSError, which names one of both.
+    """
     part = target.with_name(f".{target.name}.part")
-    part.unlink(missing_ok=True)
     try:
+        part.unlink(missing_ok=True)
         copy_sparse(source, part, size=size)
         os.replace(part, target)
+    except OSError as error:
+        if error.filename is not None and os.fspath(error.filename) == os.fspath(source):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(target)) from None
     finally:
         part.unlink(missing_ok=True)
 

@@ -26,7 +26,7 @@ class Keeper:
         self._writing = asyncio.Lock()
 
     async def write(self) -> None:
-        """Return once all that has changed up to now is written. Raises OSError."""
+        """Return once all that has changed up to now is written. Raises StateError."""
         self._wanted += 1
         mine = self._wanted
         async with self._writing:

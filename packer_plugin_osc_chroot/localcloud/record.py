@@ -1,4 +1,4 @@
-"""The record of every call: kept in memory, and written as JSON lines where asked for.
+"""The record of every call: kept in memory, and handed on as JSON where asked for.
 
 In memory are all calls that change something, and the newest of those that read.
 
@@ -8,11 +8,9 @@ others are not looked at, so nothing has to be removed. What a call set on its w
 own once it is there: time, action, resource, state, seconds.
 """
 
-import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TextIO
 
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 
@@ -61,11 +59,11 @@ _READS_KEPT = 5_000
 
 
 class Record:
-    """Appended to by the Region's thread alone; others read copies."""
+    """Appended to by the Region's thread alone; others read copies. `write` gets each line."""
 
-    def __init__(self, *, clock: Callable[[], str], stream: TextIO | None = None) -> None:
+    def __init__(self, *, clock: Callable[[], str]) -> None:
         self._clock = clock
-        self._stream = stream
+        self.write: Callable[[Json], None] = lambda line: None
         self._calls: dict[int, RecordedCall] = {}
         self._reads: deque[int] = deque()
         self.calls_made = 0
@@ -91,19 +89,14 @@ class Record:
             self._reads.append(self.calls_made)
             if len(self._reads) > _READS_KEPT:
                 del self._calls[self._reads.popleft()]
-        self._write(asdict(call))
+        self.write(asdict(call))
 
     def add_transition(self, action: str, resource: str, *, state: str, seconds: float) -> None:
         transition = Transition(self._clock(), action, resource, state, round(seconds, 4))
         self._transitions.append(transition)
-        self._write(asdict(transition))
+        self.write(asdict(transition))
 
     def add_defect(self, text: str) -> None:
         defect = Defect(time=self._clock(), text=text)
         self._defects.append(defect)
-        self._write({"time": defect.time, "defect": text})
-
-    def _write(self, line: Json) -> None:
-        if self._stream is not None:
-            self._stream.write(json.dumps(line) + "\n")
-            self._stream.flush()
+        self.write({"time": defect.time, "defect": text})

@@ -209,12 +209,17 @@ class Region:
         return resource.permissions.allows(account.account_id)
 
     async def close(self) -> None:
-        """End all transitions and disk work. The disks themselves are removed by their owner."""
+        """End all transitions and disk work. The disks themselves are removed by their owner.
+
+        Raises StateError where the end could not be saved.
+        """
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.transitions.close()
         await asyncio.gather(*self._writes, return_exceptions=True)
-        await self.write()
-        await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)
+        try:
+            await self.write()
+        finally:
+            await asyncio.get_running_loop().run_in_executor(None, self._pool.shutdown)

@@ -101,12 +101,19 @@ def dump(saved: Saved) -> bytes:
 
 
 def write(directory: Path, data: bytes) -> None:
-    """Replace what is saved in one step. It holds keys: only its owner reads it."""
+    """Replace what is saved in one step. It holds keys: only its owner reads it.
+
+    Raises StateError.
+    """
     part = directory / f".{_FILE}.part"
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with open(handle, "wb") as stream:
-        stream.write(data)
-    os.replace(part, directory / _FILE)
+    try:
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with open(handle, "wb") as stream:
+            stream.write(data)
+        os.replace(part, directory / _FILE)
+    except OSError as error:
+        text = f"--state {directory}: {_FILE} could not be written: {error.strerror}"
+        raise StateError(text) from None
 
 
 def read(directory: Path) -> Saved | None:
@@ -139,9 +146,9 @@ def opened(directory: Path) -> Iterator[None]:
         directory.mkdir(mode=0o700, exist_ok=True)
         handle = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        raise StateError(f"{directory}: is not a directory") from None
+        raise StateError(f"--state {directory}: is not a directory") from None
     except OSError as error:
-        raise StateError(f"{directory}: {error.strerror}") from None
+        raise StateError(f"--state {directory}: {error.strerror}") from None
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

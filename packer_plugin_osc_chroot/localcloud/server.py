@@ -30,6 +30,7 @@ from packer_plugin_osc_chroot.localcloud.errors import ApiError, error_of_proble
 from packer_plugin_osc_chroot.localcloud.openapi import Document, Json
 from packer_plugin_osc_chroot.localcloud.record import Record, RecordedCall
 from packer_plugin_osc_chroot.localcloud.region import Region
+from packer_plugin_osc_chroot.localcloud.saved import StateError
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker, SignedRequest
 from packer_plugin_osc_chroot.localcloud.state import Account
 from packer_plugin_osc_chroot.localcloud.trouble import Fault
@@ -159,6 +160,10 @@ class ApiServer:
                 "invalid-parameter-value", "The request could not be read to its end."
             )
             status, entry = self._refusal(unread)
+        except StateError as error:
+            # Of what was done: it would be gone after a kill, so it is not said to be done.
+            self._record.add_defect(f"localcloud: {call.action} could not be kept: {error}")
+            status, entry = self._refusal(ApiError("internal-error", "It could not be kept."))
         except Exception:
             trace = traceback.format_exc()
             self._record.add_defect(f"localcloud: {call.action} failed:\n{trace}")

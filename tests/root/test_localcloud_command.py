@@ -11,13 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from localcloud_command import ROOT, command, localcloud
 
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID, tiny_image
 
 pytestmark = pytest.mark.root
-
-MODULE = "packer_plugin_osc_chroot.localcloud.command"
-ROOT = Path(__file__).resolve().parents[2]
 
 # Each worker of pytest-xdist has a disk of its own.
 DISK = f"/dev/xvdz{chr(ord('a') + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % 8)}"
@@ -62,24 +60,14 @@ if sys.argv[1] != "kept":
 """
 
 
-def localcloud(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-m", MODULE, *(os.fspath(argument) for argument in arguments)]
-
-
 def start(*arguments: str | Path) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        localcloud(*arguments),
+        command(*arguments),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-
-
-def run(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        localcloud(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=60
     )
 
 
@@ -102,7 +90,7 @@ def state_directory() -> Path:
 
 
 def test_help_is_enough() -> None:
-    shown = run("run", "--help").stdout
+    shown = localcloud("run", "--help").stdout
     for text in ("--source-omi ID=FILE", "--latency", "--record", "--export", "Exit status"):
         assert text in shown
 
@@ -129,7 +117,7 @@ def test_help_is_enough() -> None:
     ],
 )
 def test_wrong_command_lines(arguments: list[str], text: str) -> None:
-    result = run(*arguments)
+    result = localcloud(*arguments)
     assert result.returncode == 2
     assert text in result.stderr
     assert "Traceback" not in result.stderr
@@ -138,16 +126,16 @@ def test_wrong_command_lines(arguments: list[str], text: str) -> None:
 def test_a_damaged_qcow2_is_named(tmp_path: Path) -> None:
     file = tmp_path / "x.qcow2"
     file.write_bytes(b"QFI\xfb\x00\x00\x00\x03")
-    result = run("run", "--source-omi", f"ami-1={file}", "--", "true")
+    result = localcloud("run", "--source-omi", f"ami-1={file}", "--", "true")
     assert result.returncode == 1
     assert f"{file}: is damaged, or was not downloaded whole" in result.stderr
 
 
 def test_exit_status_is_the_command_s() -> None:
-    assert run("run", "--", "true").returncode == 0
-    assert run("run", "--", "sh", "-c", "exit 3").returncode == 3
-    assert run("run", "--", "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
-    result = run("run", "--", "no-such-command")
+    assert localcloud("run", "--", "true").returncode == 0
+    assert localcloud("run", "--", "sh", "-c", "exit 3").returncode == 3
+    assert localcloud("run", "--", "sh", "-c", "kill -TERM $$").returncode == 128 + signal.SIGTERM
+    result = localcloud("run", "--", "no-such-command")
     assert result.returncode == 127
     assert "no-such-command" in result.stderr
 
@@ -155,7 +143,7 @@ def test_exit_status_is_the_command_s() -> None:
 def test_build_export_and_record(tmp_path: Path) -> None:
     exported, record = tmp_path / "out.raw", tmp_path / "calls.jsonl"
     source = tiny_image(tmp_path / "source.raw")
-    result = run(
+    result = localcloud(
         "run", "--source-omi", f"{TINY_IMAGE_ID}={source}", "--export", exported,
         "--record", record, *builder("whole"),
     )  # fmt: skip
@@ -172,13 +160,13 @@ def test_build_export_and_record(tmp_path: Path) -> None:
 
 
 def test_leftovers_are_listed() -> None:
-    result = run("run", *builder("kept"))
+    result = localcloud("run", *builder("kept"))
     assert result.returncode == 0
     assert "left over: volume vol-" in result.stderr
 
 
 def test_defects_fail_a_command_that_succeeded(tmp_path: Path) -> None:
-    result = run("run", *builder("mounted", tmp_path))
+    result = localcloud("run", *builder("mounted", tmp_path))
     assert result.returncode == 1
     assert "defect: UnlinkVolume of vol-" in result.stderr
     assert "left over: mount" in result.stderr
@@ -186,7 +174,7 @@ def test_defects_fail_a_command_that_succeeded(tmp_path: Path) -> None:
 
 
 def test_nothing_to_export(tmp_path: Path) -> None:
-    result = run("run", "--export", tmp_path / "x.raw", "--", "true")
+    result = localcloud("run", "--export", tmp_path / "x.raw", "--", "true")
     assert result.returncode == 1
     assert "nothing to export" in result.stderr
 
@@ -276,10 +264,10 @@ def test_next_start_removes_what_a_kill_left(tmp_path: Path) -> None:
     process.wait()
     assert os.path.exists(f"{DISK}1")
     os.killpg(process.pid, signal.SIGKILL)  # COMMAND.
-    assert run("run", "--", "true").returncode == 0
+    assert localcloud("run", "--", "true").returncode == 0
     assert not os.path.ismount(tmp_path)
     assert not os.path.lexists(DISK) and not os.path.lexists(f"{DISK}1")
     assert not left.exists()
     assert str(left) not in subprocess.run(["losetup", "-a"], capture_output=True, text=True).stdout
     # The name is free again.
-    assert run("run", *builder("whole")).returncode == 0
+    assert localcloud("run", *builder("whole")).returncode == 0

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,30 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from localcloud_command import ROOT, command, localcloud
 from osc_sdk_python.call import Call
 from osc_sdk_python.credentials import Endpoint
 
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
 
-MODULE = "packer_plugin_osc_chroot.localcloud.command"
-ROOT = Path(__file__).resolve().parents[2]
 DISK = f"/dev/xvdy{chr(ord('a') + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0')[2:]) % 8)}"
-
-
-def localcloud(*arguments: str | Path) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", MODULE, *(os.fspath(argument) for argument in arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @contextmanager
 def serving(*arguments: str | Path) -> Iterator["Served"]:
     process = subprocess.Popen(
-        [sys.executable, "-m", MODULE, "serve", *(os.fspath(argument) for argument in arguments)],
+        command("serve", *arguments),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

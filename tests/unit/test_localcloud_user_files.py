@@ -2,12 +2,11 @@
 
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from localcloud_command import localcloud
 
 from packer_plugin_osc_chroot.localcloud import saved
 from packer_plugin_osc_chroot.localcloud.catalogue import load_catalogue
@@ -19,7 +18,6 @@ from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 from packer_plugin_osc_chroot.localcloud.trouble import load_trouble
 
 KINDS = ["a FIFO", "a directory", "a socket", "a character device"]
-_SECONDS = 30
 
 
 def made(kind: str, at: Path) -> Path:
@@ -111,9 +109,7 @@ def test_the_command_line_does_not_hang(tmp_path: Path, option: str) -> None:
     file = made("a FIFO", tmp_path / "file")
     value = f"ami-1={file}" if option == "--source-omi" else file
     action = ["status"] if option == "--state" else ["serve"]
-    module = "packer_plugin_osc_chroot.localcloud.command"
-    command = [sys.executable, "-m", module, *action, option, os.fspath(value)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS)
+    result = localcloud(*action, option, value)
     assert result.returncode != 0
     assert os.fspath(file) in result.stderr
     assert "Traceback" not in result.stderr
