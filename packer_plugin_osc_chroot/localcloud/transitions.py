@@ -39,7 +39,8 @@ class Transitions:
         self._region = region
         self._disks = region.disks
         self._record = region.record
-        self._copies: dict[str, list[asyncio.Future[None]]] = {}
+        # Those that run: of which volume's or snapshot's data.
+        self._copies: dict[asyncio.Future[None], str] = {}
         self._attachments: dict[str, Attachment] = {}
         # Set once a link's disk has appeared, or will not.
         self._settled: dict[str, asyncio.Event] = {}
@@ -51,9 +52,18 @@ class Transitions:
 
     async def close(self) -> None:
         """Copies go on to their end: what is kept is to be complete."""
-        copies = [copy for copies in self._copies.values() for copy in copies]
-        await asyncio.gather(*copies, return_exceptions=True)
+        await asyncio.gather(*self._copies, return_exceptions=True)
         self._watch.close()
+
+    def _add_copy(self, source_id: str, copy: "asyncio.Future[None]") -> None:
+        """Until it has ended, `source_id` keeps its data."""
+        self._copies[copy] = source_id
+        copy.add_done_callback(self._copies.pop)
+
+    async def _copies_of(self, *source_ids: str) -> None:
+        """Return once no copy of these is running."""
+        copies = [copy for copy, source_id in self._copies.items() if source_id in source_ids]
+        await asyncio.gather(*copies, return_exceptions=True)
 
     @contextmanager
     def _timed(self, action: str, resource: Volume | Snapshot | Image, key: str) -> Iterator[None]:
@@ -79,9 +89,7 @@ class Transitions:
             )
             if volume.snapshot_id:
                 # Its snapshot's data is not deleted before it has been read.
-                reading = self._copies.setdefault(volume.snapshot_id, [])
-                reading.append(work)
-                work.add_done_callback(reading.remove)
+                self._add_copy(volume.snapshot_id, work)
             _, failure = await asyncio.gather(wait, work, return_exceptions=True)
             if failure is not None:
                 self._record.add_defect(f"localcloud: making {volume.volume_id} failed: {failure}")
@@ -93,7 +101,7 @@ class Transitions:
         with self._timed("DeleteVolume", volume, volume.volume_id):
             await asyncio.sleep(self._region.latency.delete_volume)
             await _unless_never(end)
-            await asyncio.gather(*self._copies.pop(volume.volume_id, []), return_exceptions=True)
+            await self._copies_of(volume.volume_id)
             await self._region.on_disk(self._disks.delete_volume, volume.volume_id)
             del self._region.volumes[volume.volume_id]
 
@@ -143,17 +151,18 @@ class Transitions:
                 self._region.attacher.attach, file, slot=link.slot
             )
         except (OSError, NameTaken) as error:
-            self._region.attacher.release(link.slot)
-            volume.link, volume.state = None, "available"
             self._record.add_defect(
                 f"localcloud: attaching {volume.volume_id} as {link.slot} failed: {error}"
             )
+            # Where it was forced off meanwhile, the unlinking gives the slot back.
+            if link.state != "detaching":
+                self._region.attacher.release(link.slot)
+                volume.link, volume.state = None, "available"
             return
-        self._attachments[attachment.name] = attachment
+        link.attachment = self._attachments[attachment.name] = attachment
         if attachment.is_here:
             self._watch.add(attachment.node)
         await self._region.on_disk(attachment.update_partitions)
-        link.attachment = attachment
         if link.state == "attaching":
             link.state = "attached"
 
@@ -211,7 +220,7 @@ class Transitions:
         """Note what the volume holds now; the copy goes on in the background."""
         flushed = asyncio.ensure_future(self._flush_for(snapshot, volume))
         copy = asyncio.ensure_future(self._copy_after(flushed, snapshot, volume))
-        self._copies.setdefault(volume.volume_id, []).append(copy)
+        self._add_copy(volume.volume_id, copy)
         await flushed
         self._region.start(self.make_snapshot(snapshot, copy))
 
@@ -220,7 +229,7 @@ class Transitions:
         file = self._disks.snapshot_file(snapshot.source_id)
         work = self._region.on_disk(self._disks.create_snapshot, snapshot.snapshot_id, file)
         copy = asyncio.ensure_future(work)
-        self._copies.setdefault(snapshot.source_id, []).append(copy)
+        self._add_copy(snapshot.source_id, copy)
         self._region.start(self.make_snapshot(snapshot, copy, counts=counts))
 
     async def _flush_for(self, snapshot: Snapshot, volume: Volume) -> None:
@@ -296,8 +305,8 @@ class Transitions:
         with self._timed("DeleteSnapshot", snapshot, snapshot.snapshot_id):
             await asyncio.sleep(self._region.latency.delete_snapshot)
             await _unless_never(end)
-            for copies in list(self._copies.values()):
-                await asyncio.gather(*copies, return_exceptions=True)
+            # Those that read it, and the one that makes it.
+            await self._copies_of(snapshot.snapshot_id, snapshot.source_id or snapshot.volume_id)
             await self._region.on_disk(self._disks.delete_snapshot, snapshot.snapshot_id)
             self._region.snapshots.pop(snapshot.snapshot_id, None)
 
