@@ -128,12 +128,13 @@ def leak_check(
     if not any(node.get_closest_marker(name) for name in ("root", "e2e")):
         yield None
         return
-    tmp_path_factory.getbasetemp()  # Else pytest makes it in the TMPDIR of the test that comes first.
+    # Here, else pytest makes it in the TMPDIR of the test that comes first.
+    files = tmp_path_factory.getbasetemp()
     # Not below tmp_path: the path of a Unix socket has 107 bytes at most.
     temporary = Path(tempfile.mkdtemp(prefix="osc-"))
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    machine = Machine(temporary)
+    machine = Machine(temporary, files)
     try:
         yield machine
         machine.check()

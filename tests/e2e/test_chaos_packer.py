@@ -110,7 +110,7 @@ def test_chaos(
     moments = [(strike, nth) for strike in STRIKES for nth in range(ROUNDS)]
     with LocalCloud(latency=LATENCY, source_omis={SOURCE_OMI: guest_image}) as cloud:
         state = Path(cloud.environment()[STATE_VARIABLE])
-        machine = Machine(leak_check.temporary)
+        machine = leak_check.again()
         for number, (strike, _) in enumerate(chaos.draw(moments, sample=6)):
             builds = [f"{number}-{i}" for i in range(chaos.random.choice((1, 1, 2)))]
             (tmp_path / "chaos.pkr.hcl").write_text(
