@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
+from packer_plugin_osc_chroot.localcloud.region_options import Stopped
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -56,6 +58,11 @@ class Child:
             number = signal.SIGTERM
         process.send_signal(signal.SIGKILL if self._asked_to_end else number)
         self._asked_to_end = True
+
+    def check_early_signals(self) -> None:
+        """Raises Stopped where one came before COMMAND was started."""
+        if self._early_signals:
+            raise Stopped(self._early_signals[0])
 
     def asked_to_stop(self) -> bool:
         """Whether a signal came after COMMAND had ended."""

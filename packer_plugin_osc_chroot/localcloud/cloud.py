@@ -45,6 +45,7 @@ from packer_plugin_osc_chroot.localcloud.saved import Saved
 from packer_plugin_osc_chroot.localcloud.server import ApiServer
 from packer_plugin_osc_chroot.localcloud.signature import SignatureChecker
 from packer_plugin_osc_chroot.localcloud.sources import open_source
+from packer_plugin_osc_chroot.localcloud.tools import go_on
 from packer_plugin_osc_chroot.localcloud.trouble import Trouble, load_trouble
 from packer_plugin_osc_chroot.localcloud.trouble_watch import follow
 
@@ -60,7 +61,8 @@ class LocalCloud:
     With `attacher` another machine is the VM, and linked volumes appear there.
     `trouble` may be a file, which is followed: `tell` gets a line each time it is read again, and
     one for whatever of `state` could not be had back, or where `record` cannot be written on.
-    `record` is a file that gets every call as a JSON line. Raises SourceError and StateError, and
+    `record` is a file that gets every call as a JSON line. What `check` raises, which is called now
+    and then, ends the making of images of `source_omis`. Raises SourceError and StateError, and
     ValueError, once entered, for `trouble` with an action that the API does not have.
     """
 
@@ -78,6 +80,7 @@ class LocalCloud:
         own_disk: bool = False,
         attacher: Attacher | None = None,
         tell: Callable[[str], None] = lambda text: None,
+        check: Callable[[], None] = go_on,
     ) -> None:
         self._latency = PRESETS[latency] if isinstance(latency, str) else latency
         self._catalogue = _catalogue(catalogue, source_omis)
@@ -85,6 +88,7 @@ class LocalCloud:
         self._trouble_file = trouble if isinstance(trouble, Path) else None
         self._trouble = trouble if isinstance(trouble, Trouble) else Trouble()
         self._tell = tell
+        self._check = check
         self._state = Path(os.path.realpath(state)) if state is not None else None
         self._https = https
         self._style = disks
@@ -154,7 +158,7 @@ class LocalCloud:
         scratch = self._remains.directory
         if self._catalogue is not None:
             return [
-                Source(omi, open_source(omi.path, scratch=scratch, name=omi.id))
+                Source(omi, open_source(omi.path, scratch=scratch, name=omi.id, check=self._check))
                 for omi in self._catalogue.omis
             ]
         if not can_make_tiny_image():

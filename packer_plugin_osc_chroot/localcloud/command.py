@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from packer_plugin_osc_chroot.localcloud.command_look import add_clean, add_expo
 from packer_plugin_osc_chroot.localcloud.command_run import add_run
 from packer_plugin_osc_chroot.localcloud.command_serve import add_serve
 from packer_plugin_osc_chroot.localcloud.control import NotRunning
-from packer_plugin_osc_chroot.localcloud.region_options import UsageError
+from packer_plugin_osc_chroot.localcloud.region_options import Stopped, UsageError
 from packer_plugin_osc_chroot.localcloud.saved import StateError
 from packer_plugin_osc_chroot.localcloud.sources import SourceError
 from packer_plugin_osc_chroot.localcloud.tell import PROGRAM, say
@@ -33,6 +34,11 @@ def main(argv: list[str]) -> int:
     except (FileError, NotRunning, SourceError, StateError) as error:
         say(str(error))
         return 1
+    except Stopped as stopped:
+        say("stopped before the Region was up")
+        return 128 + stopped.number
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except OSError as error:
         say(f"{_place_of(error, options)}: {error.strerror or error}")
         return 1

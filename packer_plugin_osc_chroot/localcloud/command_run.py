@@ -79,8 +79,8 @@ def run(options: argparse.Namespace, command: Sequence[str]) -> int:
         raise UsageError("no COMMAND: put it after --")
     check_region_options(options)
     check_writable("--export", options.export)
-    cloud = make_cloud(options)
     child = Child(say=say)
+    cloud = make_cloud(options, check=child.check_early_signals)
     started = time.monotonic()
     with child.signals(), cloud:
         for process in cloud.ended_at_start():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from packer_plugin_osc_chroot.localcloud import examples
 from packer_plugin_osc_chroot.localcloud.region_options import (
+    Stopped,
     UsageError,
     add_region_options,
     check_region_options,
@@ -66,7 +67,7 @@ def serve(options: argparse.Namespace, command: Sequence[str]) -> int:
     # Blocked in all threads to come, a signal waits until it is asked for, also one that is early.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
-        with make_cloud(options) as cloud:
+        with make_cloud(options, check=_check_signals) as cloud:
             for process in cloud.ended_at_start():
                 say(f"ended what a killed localcloud had left: process {process}")
             for line in cloud.inventory().sources:
@@ -84,6 +85,12 @@ def serve(options: argparse.Namespace, command: Sequence[str]) -> int:
         return 0
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _check_signals() -> None:
+    """Raises Stopped for one that waits to be asked for."""
+    if (found := signal.sigtimedwait(_SIGNALS, 0)) is not None:
+        raise Stopped(found.si_signo)
 
 
 def export_lines(environment: Mapping[str, str]) -> list[str]:

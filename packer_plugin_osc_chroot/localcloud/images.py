@@ -3,10 +3,11 @@
 import shutil
 import struct
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud.files import GIB, create_sparse
-from packer_plugin_osc_chroot.localcloud.tools import SEARCH_PATH, run_tool
+from packer_plugin_osc_chroot.localcloud.tools import SEARCH_PATH, go_on, run_tool
 
 TINY_IMAGE_ID = "ami-00000001"
 
@@ -27,11 +28,14 @@ def can_make_tiny_image() -> bool:
     return shutil.which("mkfs.ext4", path=SEARCH_PATH) is not None
 
 
-def tiny_image(path: Path, *, tree: Path | None = None, size: int = GIB) -> Path:
+def tiny_image(
+    path: Path, *, tree: Path | None = None, size: int = GIB, check: Callable[[], None] = go_on
+) -> Path:
     """Make the raw disk image `path`: an MBR and one ext4 partition that holds `tree`.
 
     Without `tree` it holds a root's usual directories and a few files of /etc, and no program.
     Needs mkfs.ext4, but neither root nor a loop device. `size` is in bytes.
+    Raises OSError, and what `check` raises.
     """
     partitioned(path, size=size)
     with tempfile.TemporaryDirectory(prefix="osc-chroot-localcloud-tree-") as folder:
@@ -39,7 +43,8 @@ def tiny_image(path: Path, *, tree: Path | None = None, size: int = GIB) -> Path
         options = f"offset={_PARTITION_OFFSET},root_owner=0:0"
         blocks = f"{(size - _PARTITION_OFFSET) // 1024}k"
         result = run_tool(
-            ["mkfs.ext4", "-q", "-F", "-L", "root", "-E", options, "-d", root, path, blocks]
+            ["mkfs.ext4", "-q", "-F", "-L", "root", "-E", options, "-d", root, path, blocks],
+            check=check,
         )
     if result.returncode != 0:
         path.unlink()

@@ -8,10 +8,12 @@ extended L2 entries) is refused with the command that makes a raw image.
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
+
+from packer_plugin_osc_chroot.localcloud.tools import go_on
 
 MAGIC = b"QFI\xfb"
 
@@ -42,16 +44,16 @@ class _Image:
     version: int
 
 
-def convert(source: Path, target: Path) -> None:
+def convert(source: Path, target: Path, *, check: Callable[[], None] = go_on) -> None:
     """Write the disk in `source` to the new raw file `target`, holes kept.
 
-    Raises Qcow2Error, OSError; then there is no `target`.
+    Raises Qcow2Error, OSError, and what `check` raises; then there is no `target`.
     """
     with open(source, "rb") as stream, open(target, "xb") as raw:
         try:
             image = _open(stream)
             raw.truncate(image.size)
-            for offset, data in _data(image):
+            for offset, data in _data(image, check):
                 os.pwrite(raw.fileno(), data[: image.size - offset], offset)
         except BaseException as error:
             target.unlink()
@@ -96,11 +98,12 @@ def _needs_qemu(what: str) -> Qcow2Error:
     return Qcow2Error(f"{what}: make a raw image of it with qemu-img convert -O raw FILE disk.raw")
 
 
-def _data(image: _Image) -> Iterator[tuple[int, bytes]]:
+def _data(image: _Image, check: Callable[[], None]) -> Iterator[tuple[int, bytes]]:
     """The clusters that hold data: offset on the disk, content. Those with zeros are left out."""
     zeros = bytes(image.cluster)
     start = place = length = 0
     for number, entry in _entries(image):
+        check()
         offset = number * image.cluster
         if entry & _COMPRESSED:
             data = _decompressed(image, entry)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -17,6 +18,14 @@ from packer_plugin_osc_chroot.localcloud.user_files import check_regular
 
 class UsageError(Exception):
     """A command line that cannot be followed. One line."""
+
+
+class Stopped(Exception):
+    """A signal came before the Region was up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
 
 
 def add_region_options(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +154,8 @@ def check_writable(option: str, file: Path | None) -> None:
         raise UsageError(f"{option}: {file}: {file.parent} cannot be written to")
 
 
-def make_cloud(options: argparse.Namespace) -> LocalCloud:
+def make_cloud(options: argparse.Namespace, *, check: Callable[[], None]) -> LocalCloud:
+    """`check` raises Stopped where the Region is not wanted any more."""
     return LocalCloud(
         latency=options.latency,
         source_omis=dict(options.source_omi) or None,
@@ -157,4 +167,5 @@ def make_cloud(options: argparse.Namespace) -> LocalCloud:
         https=options.https,
         disks=options.disks,
         own_disk=True,
+        check=check,
     )

@@ -5,13 +5,13 @@ What it is, is told by its content. A raw image is used where it is; anything el
 
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from packer_plugin_osc_chroot.localcloud import qcow2
 from packer_plugin_osc_chroot.localcloud.files import GIB, gibibytes
 from packer_plugin_osc_chroot.localcloud.images import can_make_tiny_image, tiny_image
-from packer_plugin_osc_chroot.localcloud.tools import run_tool
+from packer_plugin_osc_chroot.localcloud.tools import go_on, run_tool
 from packer_plugin_osc_chroot.localcloud.user_files import open_regular
 
 # Of a root made from files: the part of its content's size that is kept free, and at least this.
@@ -67,23 +67,25 @@ def check_source(source: Path) -> None:
             )
 
 
-def open_source(source: Path, *, scratch: Path, name: str) -> Path:
+def open_source(
+    source: Path, *, scratch: Path, name: str, check: Callable[[], None] = go_on
+) -> Path:
     """The raw disk image that `source` is, or one made of it, as `scratch`/`name`.raw.
 
-    Raises SourceError.
+    Raises SourceError, and what `check` raises, which is called now and then.
     """
     check_source(source)
     target = scratch / f"{name}.raw"
     try:
         if source.is_dir():
-            return _image_of(source, target, shown=source)
+            return _image_of(source, target, shown=source, check=check)
         with open(source, "rb") as stream:
             head = stream.read(0x8010)
         if head.startswith(qcow2.MAGIC):
-            qcow2.convert(source, target)
+            qcow2.convert(source, target, check=check)
             return target
         if _is_tarball(source, head):
-            return _image_of_tarball(source, target)
+            return _image_of_tarball(source, target, check=check)
     except (qcow2.Qcow2Error, OSError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise SourceError(f"{source}: {text}") from None
@@ -109,34 +111,36 @@ def _has_members(source: Path) -> bool:
         return False
 
 
-def _image_of_tarball(source: Path, target: Path) -> Path:
+def _image_of_tarball(source: Path, target: Path, *, check: Callable[[], None]) -> Path:
     tree = target.with_suffix(".tree")
     tree.mkdir(mode=0o700)
     try:
         # tar takes away leading slashes, and follows no symlink that the tarball itself brought.
         result = run_tool(
-            ["tar", "-x", *_TAR_OPTIONS, "--xattrs-include=*", "-C", tree, "-f", source]
+            ["tar", "-x", *_TAR_OPTIONS, "--xattrs-include=*", "-C", tree, "-f", source],
+            check=check,
         )
         if result.returncode != 0:
             raise SourceError(f"{source}: tar cannot unpack it: {_last_line(result.stderr)}")
-        return _image_of(tree, target, shown=source)
+        return _image_of(tree, target, shown=source, check=check)
     finally:
         run_tool(["rm", "-rf", "--one-file-system", "--", tree])
 
 
-def _image_of(tree: Path, target: Path, *, shown: Path) -> Path:
+def _image_of(tree: Path, target: Path, *, shown: Path, check: Callable[[], None]) -> Path:
     if not (tree / "etc").is_dir():
         raise SourceError(f"{shown} holds no root filesystem: it has no directory etc at its top")
-    content = _size_of(tree)
+    content = _size_of(tree, check)
     size = gibibytes(content + max(int(content * _FREE_SHARE), _FREE_LEAST)) * GIB
-    return tiny_image(target, tree=tree, size=size)
+    return tiny_image(target, tree=tree, size=size, check=check)
 
 
-def _size_of(tree: Path) -> int:
+def _size_of(tree: Path, check: Callable[[], None]) -> int:
     """Bytes that the files take in whole blocks; hard links count once."""
     seen: set[tuple[int, int]] = set()
     size = 0
     for directory, _, names in os.walk(tree):
+        check()
         size += _BLOCK
         for name in names:
             found = os.lstat(os.path.join(directory, name))
