@@ -105,6 +105,8 @@ def reference() -> str:
         "",
         *(f"- `{name}` - {doc}" for name, doc in GENERATED_DATA.items()),
         "",
+        "Of Packer's own names, `ID` is the id of the volume that is built on.",
+        "",
     ]
     return "\n".join(lines)
 
