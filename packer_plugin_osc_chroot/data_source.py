@@ -86,12 +86,11 @@ def _find_identity(cloud: Cloud, *, token: CancelToken) -> Identity:
     try:
         own = account_id(cloud, token=token)
     except CloudError as error:
-        # The API answers wrong keys with 401 too, and its own hint is about those.
-        if error.status == 401 or not is_forbidden(error):
+        if not is_forbidden(error):
             raise
+        # The API answers wrong keys and a lack of permission alike.
         raise BuildError(
-            "these credentials may not call ReadAccounts, which tells the account's id",
-            hint="Ask the account's owner for the permission",
-            details=[error.message],
+            error.message,
+            hint="Check access_key and secret_key, and that their user may call ReadAccounts",
         ) from error
     return Identity(account_id=own, region=cloud.region, endpoint=cloud.endpoint)
