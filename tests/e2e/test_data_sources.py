@@ -16,6 +16,7 @@ from packer_plugin_osc_chroot.localcloud.trouble import Fault, Trouble
 
 pytestmark = pytest.mark.e2e
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "data-source.pkr.hcl"
 OWN, VENDOR = "111111111111", "222222222222"
 NEWEST = "ami-00000130"
 
@@ -118,34 +119,30 @@ def test_what_templates_see(
     assert identity == {"account_id": OWN, "region": "eu-west-2", "endpoint": endpoint}
 
 
-def test_a_build_starts_from_it(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
-    template = """
-data "osc-chroot-omi" "base" {
-  filters = { image-id = "ami-00000001" }
-  owners  = ["self"]
-}
-
-data "osc-chroot-identity" "me" {}
-
-source "osc-chroot" "guest" {
-  source_omi = data.osc-chroot-omi.base.id
-  omi_name   = "on ${data.osc-chroot-omi.base.name}"
-  tags       = { account = data.osc-chroot-identity.me.account_id }
-}
-
-build {
-  sources = ["source.osc-chroot.guest"]
-  provisioner "shell" {
-    inline = ["echo ${data.osc-chroot-omi.base.architecture} >/made"]
-  }
-}
-"""
-    outcome = run(packer, "build", template, cwd=tmp_path, region=cloud)
-    assert outcome.status == 0, outcome.output
-    (image,) = cloud.images()
-    assert image.name.startswith("on ")
-    assert image.tags == {"account": image.account_id}
-    assert read_file(cloud.root_image(image.image_id), "/made") == "x86_64\n"
+def test_the_example(packer: Packer, guest_image: Path, tmp_path: Path) -> None:
+    omis = [
+        OmiEntry(
+            id=f"ami-0000000{day}",
+            file=str(guest_image),
+            name=f"Debian-12-2026.01.0{day}",
+            owner="Outscale",
+            public=True,
+            date=datetime(2026, 1, day, tzinfo=UTC),
+        )
+        for day in (3, 5, 4)
+    ]
+    accounts = [AccountEntry("mine", id=OWN), AccountEntry("Outscale", id=VENDOR)]
+    with LocalCloud(catalogue=Catalogue(accounts=accounts, omis=omis)) as cloud:
+        outcome = packer.run("build", str(EXAMPLE), cwd=tmp_path, cloud=cloud)
+        assert outcome.status == 0, outcome.output
+        (image,) = cloud.images()
+        assert image.name == "base on Debian-12-2026.01.05"
+        assert image.tags["built-by"] == OWN and image.tags["source"] == "ami-00000005"
+        assert image.tags["source-date"].startswith("2026-01-05T")
+        built_from = read_file(cloud.root_image(image.image_id), "/etc/built-from")
+        assert built_from == "Debian-12-2026.01.05\n"
+    assert cloud.leftovers() == []
+    assert cloud.defects == []
 
 
 def test_validate_asks_nobody(packer: Packer, tmp_path: Path) -> None:
