@@ -32,7 +32,9 @@ class HelpFormatter(argparse.HelpFormatter):
             text.splitlines(), lambda line: line[:1].strip() != ""
         ):
             found = list(group)
-            lines += textwrap.wrap(" ".join(found), width) if is_prose else found
+            if is_prose:
+                found = textwrap.wrap(" ".join(found), width, break_on_hyphens=False)
+            lines += found
         return "\n".join(indent + line for line in lines)
 
 

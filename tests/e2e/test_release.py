@@ -384,10 +384,8 @@ def test_without_a_bundle_it_says_what_is_missing(
 
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    told = validate(
-        *(packer, bare_binary, tmp_path / "bare", template),
-        **{"PATH": str(nothing), "OSC_CHROOT_PYTHON": ""},
-    )
+    nobody = {"PATH": str(nothing), "OSC_CHROOT_PYTHON": ""}
+    told = validate(packer, bare_binary, tmp_path / "bare", template, **nobody)
     assert told.status == 1
     assert (
         "there is no python3 on PATH: this build of the plugin has no Python inside" in told.output
