@@ -23,6 +23,7 @@ from packer_plugin_osc_chroot.options.data_sources import (
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.resources.image import Json, split_mappings
 from packer_plugin_osc_chroot.source import find_source, wanted_by
+from packer_plugin_osc_chroot.ui import LogUi
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +35,10 @@ def evaluate(
     cloud = find_cloud(
         options,
         environ,
-        region=lambda: region_if_known(environ, token=token),
+        lambda: region_if_known(environ, token=token),
         redact=redact,
-        # A data source has no screen.
-        tell=log.warning,
+        token=token,
+        ui=LogUi(log),
     )
     try:
         match options:

@@ -35,12 +35,7 @@ def find_access(
     """`redact` learns the keys. Raises BuildError where this is no OUTSCALE VM, or there are none."""
     identity = read_identity(config, environ, token=token)
     cloud = find_cloud(
-        config,
-        environ,
-        region=lambda: identity.region,
-        redact=redact,
-        journal=journal,
-        tell=ui.message,
+        config, environ, lambda: identity.region, redact=redact, journal=journal, token=token, ui=ui
     )
     return Access(cloud, identity)
 
@@ -48,23 +43,24 @@ def find_access(
 def find_cloud(
     config: AccessOptions,
     environ: Mapping[str, str],
+    region_here: Callable[[], str],
     *,
-    region: Callable[[], str],
     redact: Redactor,
     journal: Journal | None = None,
-    tell: Callable[[str], None],
+    token: CancelToken,
+    ui: Ui,
 ) -> Cloud:
-    """The API alone. `region` is asked where neither options, environment nor profile name one; `tell`
-    gets what the user should know. Raises BuildError where there are no credentials."""
+    """The API alone. `region_here` is asked where neither options, environment nor profile name one, and
+    may not know. Raises BuildError where there are no credentials, or no Region."""
     credentials = find_credentials(config, environ)
     redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
     if config.profile and credentials.found_in != PROFILE_FILE:
-        tell(
+        ui.message(
             f'The keys are from {credentials.found_in}, and not from the profile "{config.profile}"'
         )
-    name = credentials.region or region()
-    if not name:
+    region = credentials.region or region_here()
+    if not region:
         raise BuildError(
             "region: not set, and not known without the metadata service", hint="Set region"
         )
-    return Cloud(credentials, region=name, journal=journal, shared=private_directory(environ))
+    return Cloud(credentials, region=region, journal=journal, shared=private_directory(environ))

@@ -190,7 +190,8 @@ def test_keys_from_elsewhere_than_the_profile_are_told_in_the_log(
 ) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"mine": {}}')
-    evaluated(cloud, IdentityOptions(profile="mine"), OSC_CONFIG_FILE=str(file))
+    with caplog.at_level(logging.INFO):
+        evaluated(cloud, IdentityOptions(profile="mine"), OSC_CONFIG_FILE=str(file))
     assert "The keys are from the environment, and not from the profile" in caplog.text
 
 
