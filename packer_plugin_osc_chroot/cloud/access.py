@@ -50,8 +50,8 @@ def find_cloud(
     token: CancelToken,
     ui: Ui,
 ) -> Cloud:
-    """The API alone. `region_here` is asked where neither options, environment nor profile name one, and
-    may not know. Raises BuildError where there are no credentials, or no Region."""
+    """The API alone. `region_here` is asked where neither options, environment nor profile name one,
+    and may not know. Raises BuildError where there are no credentials, or no Region."""
     credentials = find_credentials(config, environ)
     redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
     if config.profile and credentials.found_in != PROFILE_FILE:
