@@ -1,5 +1,5 @@
-"""Writes what is generated from the options table and the list of commands: the components file that
-the shim embeds, and the reference page.
+"""Writes what is generated from the options tables and the list of commands: the components file that
+the shim embeds, and the reference pages.
 
 `python -m packer_plugin_osc_chroot.generate ROOT` (see `make generate`).
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot import commands
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
+from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCES, KIND, OMI, DataSource
 from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
 from packer_plugin_osc_chroot.options.duration import format_duration
 from packer_plugin_osc_chroot.options.filters import (
@@ -45,7 +46,16 @@ def components() -> Mapping[str, Any]:
         "version": VERSION,
         "commands": [command.name for command in commands.COMMANDS],
         "help": commands.parser().format_help(),
-        "components": [builder],
+        "components": [builder, *map(_data_source, DATA_SOURCES.values())],
+    }
+
+
+def _data_source(source: DataSource) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        "name": source.name,
+        "config": _spec(source.options),
+        "output": _spec(source.outputs),
     }
 
 
@@ -86,9 +96,7 @@ def reference() -> str:
         "",
         "## Filters of `source_omi_filter`",
         "",
-        "| API | other names | values |",
-        "| --- | --- | --- |",
-        *(_filter_row(each) for each in API_FILTERS),
+        *_filters(),
         "",
         "## Build data",
         "",
@@ -97,8 +105,61 @@ def reference() -> str:
         "",
         *(f"- `{name}` - {doc}" for name, doc in GENERATED_DATA.items()),
         "",
+        "Of Packer's own names, `ID` is the id of the volume that is built on.",
+        "",
     ]
     return "\n".join(lines)
+
+
+def data_source_page(source: DataSource) -> Path:
+    """Where its reference page is, below the checkout."""
+    short = source.name.removeprefix(f"{COMPONENT_NAME}-")
+    return Path(f"docs/data-source-{short}.md")
+
+
+def data_source_reference(source: DataSource) -> str:
+    """The reference page of a data source (Markdown)."""
+    rows = options_of(source.options)
+    shown: dict[type, str] = {}
+    lines = [
+        f"# The data source `{source.name}`",
+        "",
+        "<!-- Made from packer_plugin_osc_chroot/options/data_sources.py by `make generate`. -->",
+        "",
+        f"Version {VERSION}.",
+        "",
+        source.summary,
+        "",
+        *(f"    {line}".rstrip() for line in source.example.splitlines()),
+        "",
+        "It runs where packer does, as any user, on an OUTSCALE VM or elsewhere (not on Windows). Its"
+        f" credentials must be allowed to call {source.actions}. `packer validate` checks its options,"
+        " and asks the API only with `-evaluate-datasources`.",
+        "",
+        "## Required",
+        "",
+        *([_entry(row, shown) for row in rows if row.required] or ["Nothing."]),
+        "",
+        "## Optional",
+        "",
+        *(_entry(row, shown) for row in rows if not row.required),
+        "",
+        "## Output",
+        "",
+        *(_entry(row, shown) for row in options_of(source.outputs)),
+        "",
+    ]
+    if source is OMI:
+        lines += ["## Filters", "", *_filters(), ""]
+    return "\n".join(lines)
+
+
+def _filters() -> list[str]:
+    return [
+        "| API | other names | values |",
+        "| --- | --- | --- |",
+        *(_filter_row(each) for each in API_FILTERS),
+    ]
 
 
 def _filter_row(each: ApiFilter) -> str:
@@ -146,10 +207,14 @@ def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:
 
 
 def write(root: Path) -> None:
-    """Write both files below the checkout `root`."""
+    """Write all files below the checkout `root`."""
     for path, text in (
         (root / COMPONENTS, json.dumps(components(), indent=2) + "\n"),
         (root / REFERENCE, reference()),
+        *(
+            (root / data_source_page(each), data_source_reference(each))
+            for each in DATA_SOURCES.values()
+        ),
     ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
