@@ -144,9 +144,16 @@ def release(host: Host, device: str, *, ui: Ui, token: CancelToken) -> None:
                 f"{device}: cannot tell whether it is free: {error.strerror}",
                 left=[f"{device} may still be in use"],
             ) from error
-    except CommandError:
+    except UndoError:
+        raise
+    except BuildError as error:
+        # Neither a cancel (undoing has a deadline of its own) nor a failed command is one of the build.
         if block_size(Path(device)):
-            raise
+            raise UndoError(
+                f"{device} is unmounted and may not be written out: {error.message}",
+                left=[f"{device} may still be in use"],
+                hint=error.hint,
+            ) from error
 
 
 def _await_free(

@@ -35,10 +35,11 @@ from packer_plugin_osc_chroot.host.disk_search import (
 from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.host.uevents import disk_sign
-from packer_plugin_osc_chroot.resources.removal import Attempt, undoing
+from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
 from packer_plugin_osc_chroot.ui import Ui
+from packer_plugin_osc_chroot.undoing import undoing
 
 log = logging.getLogger(__name__)
 

@@ -236,6 +236,31 @@ def test_own_open_file_is_named_and_not_killed(device: str, target: Path) -> Non
         os.rmdir(root.parent)
 
 
+@pytest.mark.parametrize("error", [BuildError("the provisioner failed"), Cancelled()])
+def test_mounts_that_stay_do_not_hide_why_the_build_failed(
+    device: str, target: Path, error: BuildError
+) -> None:
+    """Each of the undos runs, and what each could not undo goes with the first error."""
+    with ExitStack() as stack:
+        with pytest.raises(type(error)) as caught:
+            with whole_root(device, target, mounts=[ExtraMount("tmpfs", "tmpfs", "/tmp")]) as (
+                root,
+                _,
+            ):
+                held = stack.enter_context(open(root / "tmp/held", "w"))
+                raise error
+        assert caught.value is error
+        left = [each.left for each in error.not_undone if isinstance(each, UndoError)]
+        assert left == [(f"{root}/tmp is still mounted",)] * 2 or left == [
+            (f"{root}/tmp is still mounted",),
+            (f"{root}/tmp is still mounted", f"{root} is still mounted"),
+        ]
+        held.close()
+        run("umount", str(root / "tmp"), str(root))
+        os.rmdir(root)
+        os.rmdir(root.parent)
+
+
 def test_copy_in_another_mount_namespace_is_reported(device: str, target: Path) -> None:
     with pytest.raises(UndoError, match="still in use elsewhere") as caught:
         with whole_root(device, target, mounts=[]):

@@ -16,7 +16,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import Credentials, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.localcloud import certificate
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
@@ -260,6 +260,7 @@ def test_the_time_limit_of_a_volume(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(BuildError, match="still creating after 0 s.*volume_timeout") as caught:
             manager.__enter__()
         (left,) = caught.value.not_undone
+        assert isinstance(left, UndoError)
         assert left.left[0].startswith("volume vol-")
         api.close()
 
