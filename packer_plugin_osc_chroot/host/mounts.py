@@ -19,6 +19,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import check_unused
+from packer_plugin_osc_chroot.host.holders import machine_files
 from packer_plugin_osc_chroot.host.mountinfo import missing_dirs, mounts_below
 from packer_plugin_osc_chroot.host.procfs import Family, command_line
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
@@ -111,7 +112,8 @@ def mounted_root(
         undoing(lambda: unmount_root(host, root, device, ui=ui, hurry=token.cancelled)),
     ):
         _make_dirs(host, root, made=made, token=token)
-        check_unused(host, Path(device), token=token)
+        with machine_files(host) as files:
+            check_unused(files, Path(device), token=token)
         mount(host, device, root, fstype=fstype, options=options, token=token)
         yield Path(root)
 

@@ -70,7 +70,7 @@ def umount(
             holders.end_holders(host, files, root, ui=ui, token=token, term_grace=grace)
         else:
             token.sleep(BUSY_PAUSE * 2**attempt)
-    left = [str(holder) for holder in holders.find(files, root, token=token)]
+    left = [str(holder) for holder in holders.find_all(files, root, token=token)]
     assert failed is not None
     raise UndoError(
         f"{target} cannot be unmounted: {failed.details[-1] if failed.details else failed}",
