@@ -165,13 +165,13 @@ def test_the_profile_of_the_template(tmp_path: Path) -> None:
     environ = {"OSC_CONFIG_FILE": str(file)}
     found = find_credentials(Config(profile="mine"), environ)
     assert (found.access_key, found.region) == ("mine", "eu-west-9")
-    assert found.found_in == "the profile file"
+    assert found.found_in == f'profile "mine" in {file}'
     # The template's name wins over the environment's; the environment's keys over any profile's.
     other = {**environ, "OSC_PROFILE": "default"}
     assert find_credentials(Config(profile="mine"), other).access_key == "mine"
     there = {**environ, "OSC_ACCESS_KEY": "env", "OSC_SECRET_KEY": "its"}
     found = find_credentials(Config(profile="mine"), there)
-    assert (found.access_key, found.found_in) == ("env", "the environment")
+    assert found.access_key == "env" and found.found_in.startswith("the environment (OSC_")
     with pytest.raises(BuildError, match='has no profile "nobody".*Set profile to one of: default'):
         find_credentials(Config(profile="nobody"), environ)
 
