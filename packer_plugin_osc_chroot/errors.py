@@ -23,7 +23,7 @@ class BuildError(Exception):
         super().__init__(message)
         # What else could not be undone: after this had ended a phase halfway, or beside what this
         # says of an undoing. Set by `undoing`.
-        self.not_undone: tuple[UndoError, ...] = ()
+        self.not_undone: tuple[BuildError, ...] = ()
         self.message = message
         self.hint = hint
         self.details = tuple(details)

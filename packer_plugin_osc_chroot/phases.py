@@ -185,7 +185,8 @@ class Phases:
         try:
             self._end(error)
         finally:
-            self._journal.end(kept=self._stands, failed=bool(self.failures))
+            failed = bool(self.failures) or isinstance(error, UndoError)
+            self._journal.end(kept=self._stands, failed=failed)
 
     def _end(self, error: BaseException | None) -> None:
         if error is not None and self._keeps_all:

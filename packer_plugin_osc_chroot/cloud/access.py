@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
+from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.cloud.private_files import private_directory
 from packer_plugin_osc_chroot.errors import BuildError
@@ -54,7 +54,7 @@ def find_cloud(
     and may not know. Raises BuildError where there are no credentials, or no Region."""
     credentials = find_credentials(config, environ)
     redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
-    if config.profile and credentials.found_in != PROFILE_FILE:
+    if config.profile and not credentials.is_of_profile:
         ui.message(
             f'The keys are from {credentials.found_in}, and not from the profile "{config.profile}"'
         )

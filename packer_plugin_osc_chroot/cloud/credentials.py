@@ -26,7 +26,6 @@ _ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
     "x509_key": ("OSC_X509_CLIENT_KEY", "OUTSCALE_X509KEY"),
     "tls_skip_verify": ("OSC_TLS_SKIP_VERIFY",),
 }
-PROFILE_FILE = "the profile file"
 MFA_PROBLEM = (
     "the OUTSCALE API takes no code with an access key; a session that is trusted by multi-factor"
     " authentication is opened in Cockpit, and accounts that demand more than the key for its API"
@@ -51,8 +50,9 @@ class Credentials:
     x509_cert: str = ""
     x509_key: str = ""
     session_token: str = dataclasses.field(default="", repr=False)
-    # Where the key pair was found, in the user's words.
+    # Where the key pair was found, in the user's words: variables and the profile by their names.
     found_in: str = ""
+    is_of_profile: bool = False
 
     @property
     def client_certificate(self) -> str | tuple[str, str] | None:
@@ -94,7 +94,13 @@ def endpoint_problem(endpoint: str) -> str | None:
 
 def from_environment(environ: Mapping[str, str], key: str) -> str:
     """What the environment says; `key` is a name of Credentials."""
-    return next((environ[name] for name in _ENVIRONMENT[key] if environ.get(name)), "")
+    return environ.get(_variable(environ, key), "")
+
+
+def _variable(environ: Mapping[str, str], key: str) -> str:
+    """The variable that counts; the first that could be set where none is."""
+    names = _ENVIRONMENT[key]
+    return next((name for name in names if environ.get(name)), names[0])
 
 
 def half_pair_problem(values: Mapping[str, Any], environ: Mapping[str, str]) -> str | None:
@@ -116,12 +122,11 @@ def find_credentials(config: AccessOptions, environ: Mapping[str, str]) -> Crede
 
     access_key = config.access_key or from_environment(environ, "access_key")
     secret_key = config.secret_key or from_environment(environ, "secret_key")
-    where = "the template" if config.access_key and config.secret_key else "the environment"
-    if bool(config.access_key) != bool(config.secret_key):
-        where = "the template or the environment"
-    if not access_key and not secret_key:
+    where = _found_in(config, environ)
+    is_of_profile = not access_key and not secret_key
+    if is_of_profile:
         # A pair is never made of halves from the file and from elsewhere: they would not match.
-        where = PROFILE_FILE
+        where = profile.get("source", "")
         access_key, secret_key = profile.get("access_key", ""), profile.get("secret_key", "")
     if not access_key and not secret_key:
         raise BuildError(
@@ -148,7 +153,22 @@ def find_credentials(config: AccessOptions, environ: Mapping[str, str]) -> Crede
         x509_key=x509_key,
         session_token=config.token.strip(),
         found_in=where,
+        is_of_profile=is_of_profile,
     )
+
+
+def _found_in(config: Config, environ: Mapping[str, str]) -> str:
+    """Where a pair comes from that is not a profile's, or the half of one that there is."""
+    there = [key for key in ("access_key", "secret_key") if getattr(config, key)]
+    names = [
+        _variable(environ, key)
+        for key in ("access_key", "secret_key")
+        if key not in there and from_environment(environ, key)
+    ]
+    environment = f"the environment ({', '.join(names)})"
+    if there and names:
+        return f"the template ({there[0]}) and {environment}"
+    return environment if names else "the template"
 
 
 def _check_certificate(cert: str, key: str) -> None:
@@ -218,7 +238,7 @@ def _profile(wanted: str, environ: Mapping[str, str]) -> Mapping[str, str]:
             f'profile file {path}: has no profile "{name}"',
             hint=f"Set {setting} to one of: {known}" if known else "Add it",
         )
-    return _flatten(profile)
+    return {**_flatten(profile), "source": f'profile "{name}" in {path}'}
 
 
 def _flatten(profile: Mapping[str, Any]) -> Mapping[str, str]:

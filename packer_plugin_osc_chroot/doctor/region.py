@@ -52,7 +52,7 @@ class Region:
             return failed("credentials", error)
         self.credentials = found
         self.secrets += [found.access_key, found.secret_key, found.session_token]
-        return ok("credentials", f"a key pair from {found.found_in} (a template's own come first)")
+        return ok("credentials", f"a key pair from {found.found_in}; a template's own comes first")
 
     def _check_api(self) -> Iterator[Finding]:
         credentials = self.credentials

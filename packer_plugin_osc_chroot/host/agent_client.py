@@ -146,6 +146,9 @@ class _Agent:
         while not poller.poll(LOOK * 1000):
             check()
 
+    def kill(self) -> None:
+        self._host.kill(Family(self._child.pid).living(), signal.SIGKILL)
+
     def end(self) -> None:
         """Close its input, which ends it; kill it where it hangs."""
         assert self._child.stdin and self._child.stdout and self._child.stderr
@@ -154,7 +157,7 @@ class _Agent:
         try:
             self._child.wait(0.5)
         except subprocess.TimeoutExpired:
-            self._host.kill(Family(self._child.pid).living(), signal.SIGKILL)
+            self.kill()
             try:
                 self._child.wait(0.3)
             except subprocess.TimeoutExpired:
@@ -190,12 +193,14 @@ class AgentFiles:
         # A new agent would keep busy what is being unmounted, and nobody would end it.
         self._closed = True
         # An operation that nobody reads on is not waited for.
-        locked = self._lock.acquire(timeout=CLOSE_SECONDS)
-        try:
-            self._drop()
-        finally:
-            if locked:
+        if self._lock.acquire(timeout=CLOSE_SECONDS):
+            try:
+                self._drop()
+            finally:
                 self._lock.release()
+        elif (agent := self._agent) is not None:
+            # Its thread has the pipes, and closes them when it sees their end.
+            agent.kill()
 
     def _drop(self) -> None:
         if self._agent is not None:

@@ -306,6 +306,11 @@ def start_error(error: OSError | ValueError, *, name: str, shown: str) -> BuildE
             f"the command is too long for the kernel ({len(shown)} characters, limit about 128 Ki)",
             hint="Upload it as a script and run that.",
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return BuildError(
+            f"{name} could not be started: {error.strerror}",
+            hint="Raise the limit (ulimit -n), or run fewer builds at a time.",
+        )
     return CommandError(f"{name} could not be started: {error}", status=126)
 
 

@@ -20,6 +20,7 @@ from packer_plugin_osc_chroot.host.transfer import RootFs, failure
 from packer_plugin_osc_chroot.host.trees import SKIPPED
 from packer_plugin_osc_chroot.host.unmounting import umount_all
 from packer_plugin_osc_chroot.ui import Ui
+from packer_plugin_osc_chroot.undoing import undoing
 
 UNDO_SECONDS = 30.0
 
@@ -41,7 +42,9 @@ def copied_files(
     """
     placed: list[dict[str, Any]] = []
     before = frozenset(mounts_below(str(root)))
-    try:
+    with undoing(
+        lambda: _put_back(host, root, rootfs, placed, before=before, ui=ui, hurry=token.cancelled)
+    ):
         for path in files:
             try:
                 for kind, each in rootfs.files.call(
@@ -55,14 +58,6 @@ def copied_files(
             except OSError as error:
                 raise failure(f"copy_files: copying {path}", error) from error
         yield
-    finally:
-        failed: list[str] = []
-        try:
-            covering = _covering(str(root), placed, before=before)
-            umount_all(host, str(root), covering, ui=ui, token=_undo(), hurry=token.cancelled)
-        except UndoError as error:
-            failed += error.left
-        _put_back(rootfs, placed, failed=failed, ui=ui, undo=_undo())
 
 
 def _undo() -> CancelToken:
@@ -85,14 +80,23 @@ def _covering(
 
 
 def _put_back(
+    host: Host,
+    root: Path,
     rootfs: RootFs,
     placed: Sequence[dict[str, Any]],
     *,
-    failed: list[str],
+    before: Collection[Mount],
     ui: Ui,
-    undo: CancelToken,
+    hurry: bool,
 ) -> None:
-    """`failed` holds what went wrong before; all of it ends up in one UndoError."""
+    """Raises one UndoError with all that went wrong."""
+    failed: list[str] = []
+    try:
+        covering = _covering(str(root), placed, before=before)
+        umount_all(host, str(root), covering, ui=ui, token=_undo(), hurry=hurry)
+    except UndoError as error:
+        failed += error.left
+    undo = _undo()
     for record in reversed(placed):
         path = record["path"]
         try:

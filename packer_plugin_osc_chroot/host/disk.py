@@ -12,8 +12,6 @@ from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.host import holders
-from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.mountinfo import read_mounts
 from packer_plugin_osc_chroot.host.rootfs import Files
 
@@ -118,10 +116,10 @@ def mounts_of(disk: Path) -> list[str]:
     return [mount.mount_point for mount in read_mounts() if mount.device_number in numbers]
 
 
-def check_unused(host: Host, partition: Path, *, token: CancelToken) -> None:
+def check_unused(files: Files, partition: Path, *, token: CancelToken) -> None:
     """Raises BuildError naming who uses the partition, its disk or another partition of it.
 
-    What is no block device is left to mount, which says so.
+    What is no block device is left to mount, which says so. `files` is of `holders.machine_files`.
     """
     if block_size(partition) is None:
         return
@@ -148,22 +146,21 @@ def check_unused(host: Host, partition: Path, *, token: CancelToken) -> None:
     # A claim of any partition is one of the whole disk; where that has no node, the partition's.
     path = node if block_size(node) else partition
     deadline = time.monotonic() + _CLAIM_SECONDS
-    with holders.machine_files(host) as files:
-        while is_claimed(files, path, token=token):
-            if time.monotonic() >= deadline:
-                seen = [
-                    line
-                    for number in sorted(numbers)
-                    for line in files.call(
-                        "find_mounters", {"device_number": number}, check=token.check
-                    )
-                ]
-                raise BuildError(
-                    f"{partition} or its disk is claimed already, by"
-                    f" {', '.join(seen) or 'something in the kernel (swap, RAID, a volume group)'}",
-                    hint=hint,
+    while is_claimed(files, path, token=token):
+        if time.monotonic() >= deadline:
+            seen = [
+                line
+                for number in sorted(numbers)
+                for line in files.call(
+                    "find_mounters", {"device_number": number}, check=token.check
                 )
-            token.sleep(0.1)
+            ]
+            raise BuildError(
+                f"{partition} or its disk is claimed already, by"
+                f" {', '.join(seen) or 'something in the kernel (swap, RAID, a volume group)'}",
+                hint=hint,
+            )
+        token.sleep(0.1)
 
 
 def is_claimed(files: Files, disk: Path, *, token: CancelToken) -> bool:

@@ -12,6 +12,7 @@ else for /dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sdX, whose target may carry an
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,7 @@ _APPEAR_SECONDS = 60.0
 _NAMED_SECONDS = 3.0
 _LOOK_EVERY = 0.05
 _API_NAME = re.compile(r"(?:/dev/)?(?:sd|xvd)[a-z]{1,2}|vol-?[0-9a-f]{8,}")
+_WAS_HERE = "it was here before the volume was linked"
 _ANOTHER = "Nothing was written to it. Set nvme_device_path to the disk that is the volume's"
 # No linked volume is one of these.
 _NOT_LINKED = re.compile(r"(?:loop|ram|zram|dm-|md|sr|fd|nbd|rbd|drbd)\d")
@@ -57,6 +59,7 @@ def find_disk(
     size: int,
     before: Mapping[Path, str],
     is_alone: Callable[[], bool],
+    seconds: float,
     token: CancelToken,
     dev: Path = DEV,
     sysfs: Path = SYSFS,
@@ -65,22 +68,36 @@ def find_disk(
 
     A disk that was there before is another one, whatever it is called, and even if `nvme_device_path`
     names it: OUTSCALE's VMs give a disk other letters than the API. `is_alone` says whether nobody
-    else can have linked one since `before`. Raises UnprovedDisk; BuildError listing what was seen
-    when none appears in time.
+    else can have linked one since `before`. `seconds` is what is left of link_timeout. Raises
+    UnprovedDisk; BuildError listing what was seen when none appears in time, or `nvme_device_path`
+    names another.
     """
-    waited = 0.0
+    begun = time.monotonic()
+    seconds = min(seconds, _APPEAR_SECONDS)
     unnamed_since: float | None = None
     own_names = _own_names(volume_id, api_name)
-    given = _given_paths(nvme_device_path)
+    given = _given_path(nvme_device_path)
     while True:
+        waited = time.monotonic() - begun
         new = _new_disks(size, before=before, dev=dev, sysfs=sysfs)
         numbers = {device_number(each) for each in new}
         certain = certain_paths(api_name, own_names, new, dev=dev, sysfs=sysfs)
-        for path in given or certain:
+        if given is not None and (
+            why := _is_another(given, new, own_names, before=before, dev=dev, sysfs=sysfs)
+        ):
+            # One that is about to go makes room for ours.
+            if why != _WAS_HERE or waited >= min(_NAMED_SECONDS, seconds):
+                raise BuildError(
+                    f"nvme_device_path {given} is not the disk of volume {volume_id}: {why}",
+                    hint="Nothing was written to it. Leave nvme_device_path out: the disk is found"
+                    " by itself",
+                    details=_seen(before, dev=dev, sysfs=sysfs),
+                )
+        for path in certain if given is None else [given]:
             node = Path(os.path.realpath(path))
             if device_number(node) in numbers:
                 return Disk(volume_id, api_name, node)
-        unnamed = [] if given else _unnamed(new, dev=dev, sysfs=sysfs)
+        unnamed = _unnamed(new, dev=dev, sysfs=sysfs) if given is None else []
         if not unnamed:
             unnamed_since = None
         elif unnamed_since is None:
@@ -95,17 +112,43 @@ def find_disk(
                 hint=_override_hint(api_name),
                 details=_seen(before, dev=dev, sysfs=sysfs),
             )
-        if waited >= _APPEAR_SECONDS:
-            looked_for = [*given, dev / api_name.removeprefix("/dev/")]
+        if waited >= seconds:
+            looked_for = [dev / api_name.removeprefix("/dev/")] if given is None else [given]
             raise BuildError(
                 f"volume {volume_id} is linked as {api_name}, and no disk of {size} GiB appeared as"
                 f" {', '.join(map(str, looked_for))} or with a serial of"
-                f" {', '.join(sorted(own_names))} within {_APPEAR_SECONDS:.0f} s",
+                f" {', '.join(sorted(own_names))} within {seconds:.0f} s",
                 hint=_override_hint(api_name) + "; where it is not here, dmesg may say why",
                 details=_seen(before, dev=dev, sysfs=sysfs),
             )
         token.sleep(_LOOK_EVERY)
-        waited += _LOOK_EVERY
+
+
+def _is_another(
+    given: Path,
+    new: Sequence[Path],
+    own_names: frozenset[str],
+    *,
+    before: Mapping[Path, str],
+    dev: Path,
+    sysfs: Path,
+) -> str:
+    """Why the disk at a path that the user gave is not the link's; empty where nothing says so."""
+    node = Path(os.path.realpath(given))
+    number = device_number(node)
+    if not number:
+        return ""
+    if (sysfs_entry(node, sysfs=sysfs) / "partition").exists():
+        return "it is a partition"
+    if instance_of(node, sysfs=sysfs) in before.values():
+        return _WAS_HERE
+    names = _link_names(dev=dev, sysfs=sysfs, nodes=[*new, node])
+    if others := sorted(name for name in names[number] - own_names if _API_NAME.fullmatch(name)):
+        return f"it is called {', '.join(others)}"
+    for each in new:
+        if device_number(each) != number and names[device_number(each)] & own_names:
+            return f"{each} is"
+    return ""
 
 
 def find_again(
@@ -154,10 +197,10 @@ def _own_names(volume_id: str, api_name: str) -> frozenset[str]:
     return frozenset({volume_id, volume_id.replace("-", ""), f"sd{name}", f"xvd{name}"})
 
 
-def _given_paths(nvme_device_path: str) -> list[Path]:
+def _given_path(nvme_device_path: str) -> Path | None:
     # Older builders put partitions' numbers right after it: /dev/nvme1n1p is the disk /dev/nvme1n1.
     path = re.sub(r"(?<=\d)p$", "", nvme_device_path)
-    return [Path(path)] if path else []
+    return Path(path) if path else None
 
 
 def certain_paths(
@@ -219,18 +262,24 @@ def _new_disks(size: int, *, before: Mapping[Path, str], dev: Path, sysfs: Path)
     ]
 
 
+def _link_names(*, dev: Path, sysfs: Path, nodes: Sequence[Path]) -> Mapping[int, set[str]]:
+    """What the hypervisor calls each of the disks, by device number: serials, and udev's links."""
+    names: dict[int, set[str]] = {device_number(node): set() for node in nodes}
+    for node in nodes:
+        names[device_number(node)] |= serials(node, sysfs=sysfs)
+    for link in _links(dev):
+        if (number := device_number(link)) in names:
+            names[number].add(serial_of_link(link.name))
+    return names
+
+
 def _unnamed(new: Sequence[Path], *, dev: Path, sysfs: Path) -> list[Path]:
     """Those of the new disks that nothing says to be another link's; one node for each disk."""
-    linked: dict[int, set[str]] = {}
-    with suppress(OSError):
-        for link in (dev / "disk/by-id").iterdir():
-            if serial := serial_of_link(link.name):
-                linked.setdefault(device_number(link), set()).add(serial)
+    names = _link_names(dev=dev, sysfs=sysfs, nodes=new)
     found: dict[int, Path] = {}
     for node in new:
         number = device_number(node)
-        names = serials(node, sysfs=sysfs) | linked.get(number, set())
-        if _NOT_LINKED.match(node.name) or any(_API_NAME.fullmatch(name) for name in names):
+        if _NOT_LINKED.match(node.name) or any(map(_API_NAME.fullmatch, names[number])):
             continue
         found.setdefault(number, node)
     return list(found.values())

@@ -3,13 +3,15 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.host.agent_client import AgentFiles
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.holders_scan import Holder
+from packer_plugin_osc_chroot.host.link_lock import pids_with_disks
+from packer_plugin_osc_chroot.host.procfs import started_below
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -29,8 +31,23 @@ def machine_files(host: Host) -> Iterator[Files]:
 
 
 def find(files: Files, mount_point: str, *, token: CancelToken) -> list[Holder]:
-    """Never this process or those above it (Packer, the user's shell)."""
-    arguments = {"mount_point": mount_point, "spare": [os.getpid()]}
+    """Those that may be ended: never this process or those above it (Packer, the user's shell), nor
+    what belongs to another build: its service and its Packer, all that they started and all above.
+    """
+    others = pids_with_disks() - {os.getpid()}
+    spare = [os.getpid(), *others, *started_below(others, stem="packer")]
+    return _find(files, mount_point, spare=spare, token=token)
+
+
+def find_all(files: Files, mount_point: str, *, token: CancelToken) -> list[Holder]:
+    """Also those that `find` leaves out, but for the process that looks and those above it."""
+    return _find(files, mount_point, spare=[], token=token)
+
+
+def _find(
+    files: Files, mount_point: str, *, spare: Sequence[int], token: CancelToken
+) -> list[Holder]:
+    arguments = {"mount_point": mount_point, "spare": [*spare]}
     return [Holder(*each) for each in files.call("find_holders", arguments, check=token.check)]
 
 

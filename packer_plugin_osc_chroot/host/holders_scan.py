@@ -9,6 +9,8 @@ from packer_plugin_osc_chroot.host.procfs import ancestors, command_line, pids
 
 # Links of a process in /proc, and what they are called to the user.
 _PLACES = (("root", "root"), ("cwd", "cwd"), ("exe", "executable"))
+# Filesystems that may never answer.
+_NETWORK = ("nfs", "cifs", "smb", "fuse", "9p", "ceph", "afs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +26,19 @@ class Holder:
 
 
 def find_holders(mount_point: str, *, spare: Collection[int] = ()) -> list[Holder]:
-    """Only links are read, nothing is opened or followed: a dead network mount cannot hang it.
+    """Nothing is followed into a network mount: a dead one cannot hang it.
 
-    This process, those above it and `spare` with those above them are never holders. Of processes
-    in other mount namespaces, where the same path is another place, those count that lie in a copy
-    of the mount, or have a file open in the mount itself.
+    This process, those above it and `spare` with those above them are never holders, nor what lies
+    in the folder that the mount covers. Of processes in other mount namespaces, where the same path
+    is another place, those count that lie in a copy of the mount, or have a file open in the mount
+    itself.
     """
     namespace = _link("/proc/self/ns/mnt")
     own = read_mounts()
-    ids = {mount.mount_id for mount in own if is_below(mount.mount_point, mount_point)}
+    inside = [mount for mount in own if is_below(mount.mount_point, mount_point)]
+    ids = {mount.mount_id for mount in inside}
+    elsewhere = {mount.device_number for mount in own if mount not in inside}
+    elsewhere -= {mount.device_number for mount in inside}
     device = _device(mount_point, own)
     spared = ancestors(os.getpid())
     for pid in spare:
@@ -41,7 +47,7 @@ def find_holders(mount_point: str, *, spare: Collection[int] = ()) -> list[Holde
     for pid in sorted(set(pids()) - spared):
         its = _link(f"/proc/{pid}/ns/mnt")
         if its == namespace:
-            why = _why(pid, mount_point)
+            why = _why(pid, mount_point, inside=inside, elsewhere=elsewhere)
         else:
             why = _why_elsewhere(pid, mount_point, ids=ids, device=device)
         if why:
@@ -80,19 +86,41 @@ def _device(mount_point: str, mounts: Sequence[Mount]) -> str:
     return at[0] if all(is_below(mount.mount_point, mount_point) for mount in same) else ""
 
 
-def _why(pid: int, mount_point: str) -> str:
+def _why(pid: int, mount_point: str, *, inside: Sequence[Mount], elsewhere: Collection[str]) -> str:
+    """A path alone says little: it may be of what the mount covers, and counts unless it is that.
+
+    `inside` are the mounts at and below the mount point, `elsewhere` the numbers of devices that are
+    mounted at other places only.
+    """
     base = f"/proc/{pid}"
+    ids = {mount.mount_id for mount in inside}
     for name, words in _PLACES:
-        if is_below(_link(f"{base}/{name}"), mount_point):
+        target = _link(f"{base}/{name}")
+        if is_below(target, mount_point) and _lies_in(f"{base}/{name}", target, inside):
             return words
     for fd in _fds(pid):
         target = _link(f"{base}/fd/{fd}")
-        if is_below(target, mount_point):
+        if is_below(target, mount_point) and mount_id_of(int(fd), pid) in (None, *ids):
             return f"open file {target.removeprefix(mount_point) or '/'}"
-    for _, path in _maps(pid):
-        if is_below(path, mount_point):
+    for number, path in _maps(pid):
+        if is_below(path, mount_point) and number not in elsewhere:
             return f"mapped file {path.removeprefix(mount_point)}"
     return ""
+
+
+def _lies_in(link: str, target: str, inside: Sequence[Mount]) -> bool:
+    """Whether a link of /proc leads into one of these mounts; taken to where it cannot be told."""
+    mount = _mount_of(target, inside)
+    if mount is None or mount.fstype.startswith(_NETWORK):
+        return True
+    try:
+        fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return True
+    try:
+        return mount_id_of(fd) in (None, *(each.mount_id for each in inside))
+    finally:
+        os.close(fd)
 
 
 def _why_elsewhere(pid: int, mount_point: str, *, ids: Collection[int], device: str) -> str:

@@ -1,7 +1,9 @@
-"""The locks that builds on this VM share while they link, whichever users they belong to.
+"""The locks that builds on this VM share, whichever users they belong to.
 
 One is taken in turn, to pick a device name. Another is shared by all that wait for a disk to appear,
-so that one which cannot tell its disk from theirs can wait until it is alone.
+so that one which cannot tell its disk from theirs can wait until it is alone. And each disk has one,
+held by the build that works on it: never the disk's own, with which udev would not look at it, nor
+O_EXCL, which would keep it from being mounted.
 
 A lock is a file in a directory that every user may write to. Nothing is ever written to it, and it
 stays: the kernel's lock on it goes with the process that holds it. Anybody could have put something
@@ -23,6 +25,7 @@ from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.host.disk import device_number
 from packer_plugin_osc_chroot.ui import Ui
 
 # World-writable directories come with the sticky bit; /run/lock exists on every Debian and Red Hat.
@@ -30,6 +33,7 @@ _DIRECTORIES = (Path("/run/lock"), Path("/var/lock"), Path("/tmp"))
 _NAME = "packer-plugin-osc-chroot.lock"
 _APPEARING_NAME = "packer-plugin-osc-chroot-appearing.lock"
 _ALONE_NAME = "packer-plugin-osc-chroot-alone.lock"
+_DISK_NAME = "packer-plugin-osc-chroot-disk-{}.lock"
 _MODE = 0o644
 # O_NONBLOCK: opening a FIFO would wait for somebody to write to it.
 _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -95,10 +99,45 @@ def appearing(token: CancelToken, *, ui: Ui, alone: bool) -> Iterator[Appearing]
 
 
 @contextmanager
-def _lock(name: str, kind: int, *, token: CancelToken, ui: Ui) -> Iterator[int]:
+def own_disk(disk: Path, *, token: CancelToken, ui: Ui) -> Iterator[None]:
+    """The whole disk is this build's, and no other's on this VM, until the end of the block.
+
+    It ends before the disk goes: another may get its number then. Raises BuildError, Cancelled.
+    """
+    number = device_number(disk)
+    name = _DISK_NAME.format(f"{os.major(number)}:{os.minor(number)}")
+    taken = BuildError(
+        f"{disk} is the disk of another build on this VM, by its lock {_directory() / name}",
+        hint="Nothing was written to it. Leave nvme_device_path out, or give each build its own",
+    )
+    with _lock(name, fcntl.LOCK_EX, token=token, ui=ui, taken=taken):
+        yield
+
+
+def pids_with_disks() -> set[int]:
+    """The processes of the builds that have a disk now, from the kernel's own table of locks."""
+    inodes = set()
+    for path in _directory().glob(_DISK_NAME.format("*")):
+        with suppress(OSError):
+            inodes.add(str(path.stat(follow_symlinks=False).st_ino))
+    found = set()
+    # The filesystem's number beside the inode is not always that of stat (btrfs).
+    with suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for line in locks:
+            fields = line.split()
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] in inodes:
+                found.add(int(fields[4]))
+    return found
+
+
+@contextmanager
+def _lock(
+    name: str, kind: int, *, token: CancelToken, ui: Ui, taken: BuildError | None = None
+) -> Iterator[int]:
+    """Waits for the lock; where `taken` is given, that is raised instead."""
     path = _directory() / name
     try:
-        lock = _locked(path, kind, token=token, ui=ui)
+        lock = _locked(path, kind, token=token, ui=ui, taken=taken)
     except OSError as error:
         raise BuildError(
             f"lock file {path}: {error.strerror}",
@@ -120,16 +159,18 @@ def _directory() -> Path:
     return _DIRECTORIES[-1]
 
 
-def _locked(path: Path, kind: int, *, token: CancelToken, ui: Ui) -> int:
+def _locked(path: Path, kind: int, *, token: CancelToken, ui: Ui, taken: BuildError | None) -> int:
     """The locked file, as a descriptor. Raises OSError, Cancelled."""
     while True:
         lock = _open(path, token=token)
         try:
-            taken = _try_lock(lock, kind)
+            is_ours = _try_lock(lock, kind)
+            if not is_ours and taken is not None:
+                raise taken
         except BaseException:
             os.close(lock)
             raise
-        if not taken:
+        if not is_ours:
             _Queued(lock, kind).wait(path, token=token, ui=ui)
         if _is_at(path, lock):
             return lock

@@ -19,11 +19,13 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import check_unused
+from packer_plugin_osc_chroot.host.holders import machine_files
 from packer_plugin_osc_chroot.host.mountinfo import missing_dirs, mounts_below
 from packer_plugin_osc_chroot.host.procfs import Family, command_line
 from packer_plugin_osc_chroot.host.transfer import RootFs, failure
 from packer_plugin_osc_chroot.host.unmounting import release, umount_below
 from packer_plugin_osc_chroot.ui import Ui
+from packer_plugin_osc_chroot.undoing import undoing
 
 UNDO_SECONDS = 120.0
 _RMDIR_SECONDS = 10.0
@@ -105,16 +107,15 @@ def mounted_root(
             f"mount_path {root} is a mount point already", hint="Unmount it, or use another path."
         )
     made: list[str] = []
-    try:
+    with (
+        undoing(lambda: remove_dirs(host, made)),
+        undoing(lambda: unmount_root(host, root, device, ui=ui, hurry=token.cancelled)),
+    ):
         _make_dirs(host, root, made=made, token=token)
-        check_unused(host, Path(device), token=token)
+        with machine_files(host) as files:
+            check_unused(files, Path(device), token=token)
         mount(host, device, root, fstype=fstype, options=options, token=token)
         yield Path(root)
-    finally:
-        try:
-            unmount_root(host, root, device, ui=ui, hurry=token.cancelled)
-        finally:
-            remove_dirs(host, made)
 
 
 def unmount_root(
@@ -171,7 +172,7 @@ def extra_mounts(
     points that were made are removed unless something was put into them.
     """
     made: list[str] = []
-    try:
+    with undoing(lambda: _unmount_extra(host, root, rootfs, made, ui=ui, hurry=token.cancelled)):
         for each in mounts:
             try:
                 _mount_extra(host, root, rootfs, each, made=made, token=token)
@@ -182,16 +183,20 @@ def extra_mounts(
                     raise
                 ui.message(f"warning: {each.target} is not mounted: {error.message}")
         yield
-    finally:
-        undo = CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting below {root} took too long")
-        umount_below(host, str(root), itself=False, ui=ui, token=undo, hurry=token.cancelled)
-        if made:
-            try:
-                rootfs.files.call("remove_made", {"made": made}, check=undo.check)
-            except OSError as error:
-                raise UndoError(
-                    f"mount points made in the image stay there: {error}", left=made
-                ) from error
+
+
+def _unmount_extra(
+    host: Host, root: Path, rootfs: RootFs, made: Sequence[str], *, ui: Ui, hurry: bool
+) -> None:
+    undo = CancelToken(deadline=UNDO_SECONDS, reason=f"unmounting below {root} took too long")
+    umount_below(host, str(root), itself=False, ui=ui, token=undo, hurry=hurry)
+    if made:
+        try:
+            rootfs.files.call("remove_made", {"made": [*made]}, check=undo.check)
+        except (OSError, BuildError) as error:
+            raise UndoError(
+                f"mount points made in the image stay there: {error}", left=made
+            ) from error
 
 
 def _mount_extra(

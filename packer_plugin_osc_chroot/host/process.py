@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import IO
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.host.procfs import Family
@@ -55,10 +56,12 @@ def run_process(
     are not waited for. Raises OSError where the program cannot be started, Cancelled.
     """
     token.check()
-    wake_read, wake_write = os.pipe()
+    # All that it takes, before the program runs: where a descriptor is not to be had, nothing does.
+    (wake_read, wake_write), (stop_read, stop_write), alarm_pipe = _pipes(3)
     try:
         child = subprocess.Popen(
             argv,
+            bufsize=0,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -66,8 +69,8 @@ def run_process(
             start_new_session=True,
         )
     except BaseException:
-        os.close(wake_read)
-        os.close(wake_write)
+        for fd in (wake_read, wake_write, stop_read, stop_write, *alarm_pipe):
+            os.close(fd)
         raise
     exited = threading.Event()
 
@@ -78,20 +81,18 @@ def run_process(
 
     waiter = threading.Thread(target=wait, name=f"wait-{child.pid}", daemon=True)
     waiter.start()
-    stop_read, stop_write = os.pipe()
-    feeder: threading.Thread | None = None
     if stdin is not None and child.stdin is not None:
-        fd = os.dup(child.stdin.fileno())
-        child.stdin.close()
-        feeder = threading.Thread(
-            target=_feed, args=(fd, stdin, stop_read), name=f"feed-{child.pid}", daemon=True
-        )
-        feeder.start()
+        threading.Thread(
+            target=_feed,
+            args=(child.stdin, stdin, stop_read),
+            name=f"feed-{child.pid}",
+            daemon=True,
+        ).start()
     else:
         os.close(stop_read)
     assert child.stdout is not None and child.stderr is not None
     sinks = {child.stdout.fileno(): on_stdout, child.stderr.fileno(): on_stderr}
-    alarm = _Alarm()
+    alarm = _Alarm(alarm_pipe)
     try:
         on_pid(child.pid)
         on_started()
@@ -99,8 +100,13 @@ def run_process(
             _pump(sinks, wake=wake_read, cancel=alarm.fd, exited=exited, token=token)
     except BaseException:
         family = Family(child.pid, mark=mark)
-        if not end_family(family, kill=kill, exited=exited):
-            on_left(family)
+        try:
+            if not end_family(family, kill=kill, exited=exited):
+                on_left(family)
+        except OSError as error:
+            # Without a descriptor nobody can be looked for in /proc: its process group, then.
+            log.warning("ending %s: %s", argv[0], error)
+            kill([-child.pid], signal.SIGKILL)
         raise
     finally:
         os.close(stop_write)
@@ -116,11 +122,25 @@ def run_process(
     return child.returncode
 
 
+def _pipes(count: int) -> list[tuple[int, int]]:
+    """Raises OSError where not all can be had; then none is open."""
+    made: list[tuple[int, int]] = []
+    try:
+        for _ in range(count):
+            made.append(os.pipe())
+    except OSError:
+        for pipe in made:
+            os.close(pipe[0])
+            os.close(pipe[1])
+        raise
+    return made
+
+
 class _Alarm:
     """Makes a descriptor readable from another thread, which may come late: after the close."""
 
-    def __init__(self) -> None:
-        self.fd, self._write = os.pipe()
+    def __init__(self, pipe: tuple[int, int]) -> None:
+        self.fd, self._write = pipe
         self._lock = threading.Lock()
 
     def ring(self) -> None:
@@ -167,12 +187,13 @@ def _pump(
             return
 
 
-def _feed(fd: int, chunks: Iterable[bytes], stop: int) -> None:
+def _feed(file: IO[bytes], chunks: Iterable[bytes], stop: int) -> None:
     """Write standard input; ends when the program does not read any more or has ended.
 
     It may stay in `chunks` for as long as that blocks: its thread is a daemon. Where `chunks` fails
     (its stream was cancelled), that is the end of the input.
     """
+    fd = file.fileno()
     try:
         os.set_blocking(fd, False)
         poller = select.poll()
@@ -190,7 +211,7 @@ def _feed(fd: int, chunks: Iterable[bytes], stop: int) -> None:
     except Exception as error:
         log.info("the standard input of a command ended early: %r", error)
     finally:
-        os.close(fd)
+        file.close()
         os.close(stop)
 
 

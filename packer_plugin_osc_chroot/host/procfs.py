@@ -4,7 +4,7 @@ A process may end between two reads, so everything here treats a vanished one as
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from packer_plugin_osc_chroot.ui import printable
@@ -13,6 +13,8 @@ from packer_plugin_osc_chroot.ui import printable
 @dataclass(frozen=True, slots=True)
 class Process:
     pid: int
+    # As the kernel keeps it: of 15 bytes at most.
+    name: str
     parent: int
     session: int
     state: str
@@ -37,9 +39,11 @@ def read_process(pid: int) -> Process | None:
     except OSError:
         return None
     # The name stands in parentheses and may hold any character, so the fields count from the last.
-    fields = text[text.rindex(b")") + 2 :].split()
+    end = text.rindex(b")")
+    fields = text[end + 2 :].split()
     return Process(
         pid=pid,
+        name=text[text.index(b"(") + 1 : end].decode("utf-8", "replace"),
         parent=int(fields[1]),
         session=int(fields[3]),
         state=fields[0].decode("ascii"),
@@ -77,6 +81,39 @@ def ancestors(pid: int) -> set[int]:
     return found
 
 
+def started_below(tops: Collection[int], *, stem: str) -> set[int]:
+    """All that `tops` started, and all of what is right above them and has a name that begins so.
+
+    Nothing that this process comes from counts as above them: what it started is ours too.
+    """
+    table = processes()
+    own = ancestors(os.getpid())
+    waiting = set()
+    for pid in tops:
+        while (process := table.get(pid)) is not None:
+            waiting.add(pid)
+            above = table.get(process.parent)
+            if above is None or above.pid in own or not above.name.startswith(stem):
+                break
+            pid = above.pid
+    return _descendants(waiting, table)
+
+
+def _descendants(tops: Collection[int], table: Mapping[int, Process]) -> set[int]:
+    """Those of the table that are among `tops` or below them."""
+    children: dict[int, list[int]] = {}
+    for process in table.values():
+        children.setdefault(process.parent, []).append(process.pid)
+    members: set[int] = set()
+    waiting = [*tops]
+    while waiting:
+        pid = waiting.pop()
+        if pid in table and pid not in members:
+            members.add(pid)
+            waiting.extend(children.get(pid, ()))
+    return members
+
+
 class Family:
     """The processes that a command started, as far as the kernel can still tell.
 
@@ -92,16 +129,7 @@ class Family:
 
     def living(self) -> list[int]:
         table = processes()
-        children: dict[int, list[int]] = {}
-        for process in table.values():
-            children.setdefault(process.parent, []).append(process.pid)
-        members: set[int] = set()
-        waiting = [self._leader]
-        while waiting:
-            pid = waiting.pop()
-            if pid in table and pid not in members:
-                members.add(pid)
-                waiting.extend(children.get(pid, ()))
+        members = _descendants([self._leader], table)
         self._sessions |= {table[pid].session for pid in members} - {os.getsid(0), 0}
         for pid, process in table.items():
             if pid not in members and (process.session in self._sessions or self._is_marked(pid)):

@@ -9,7 +9,7 @@ leaves no file half written: the one it was at is as it was before, or not there
 import errno
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
@@ -70,14 +70,10 @@ class RootFs:
 
         `contents_only` leaves out the folder itself, as rsync does for a source that ends in `/`.
         """
-        with _told(f"upload of {local!r} to {remote!r}"):
-            top = os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                prefix = "" if contents_only else _name_of(local)
-                stream = read_tree(top, prefix=prefix, exclude=exclude)
+        with _told(f"upload of {local!r} to {remote!r}"), _folder(local) as top:
+            prefix = "" if contents_only else _name_of(local)
+            with closing(read_tree(top, prefix=prefix, exclude=exclude)) as stream:
                 skipped = self.files.write_tree(remote, stream, check=token.check)
-            finally:
-                os.close(top)
         for entry in skipped:
             self._warn(entry, local)
 
@@ -95,20 +91,20 @@ class RootFs:
         Symlinks arrive as they are in the image; set-id bits do not. Nothing is written through a
         symlink, so a tree from the image cannot lead elsewhere on the host.
         """
-        with _told(f"download of {remote!r} to {local!r}"):
-            prefix = "" if contents_only else _name_of(remote)
-            stream = self.files.read_tree(remote, prefix=prefix, exclude=exclude, check=token.check)
+        prefix = "" if contents_only else _name_of(remote)
+        with (
+            _told(f"download of {remote!r} to {local!r}"),
+            closing(
+                self.files.read_tree(remote, prefix=prefix, exclude=exclude, check=token.check)
+            ) as stream,
+        ):
             # The source is looked at before anything is made for it.
             first = next(stream, None)
-            os.makedirs(local, exist_ok=True)
-            top = os.open(local, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
+            with _folder(local, make=True) as top:
                 writer = TreeWriter(
                     top, real=local, mode_mask=0o777, on_skipped=lambda e: self._warn(e, remote)
                 )
                 writer.write(_chained(first, stream))
-            finally:
-                os.close(top)
 
     def _warn(self, entry: Entry, where: str) -> None:
         self._on_warning(f"{os.path.join(where, entry.path)} was not copied: {entry.target}")
@@ -118,6 +114,20 @@ def _chained(first: Entry | bytes | None, rest: Iterator[Entry | bytes]) -> Iter
     if first is not None:
         yield first
         yield from rest
+
+
+@contextmanager
+def _folder(path: str, *, make: bool = False) -> Iterator[int]:
+    """A folder of the host, as an open descriptor. Raises OSError."""
+    if "\0" in path:
+        raise OSError(errno.EINVAL, "no path holds a NUL byte", path.replace("\0", "\\0"))
+    if make:
+        os.makedirs(path, exist_ok=True)
+    top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield top
+    finally:
+        os.close(top)
 
 
 def _name_of(path: str) -> str:

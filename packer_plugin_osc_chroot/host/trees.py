@@ -9,7 +9,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
     target: str = ""
 
 
-Stream = Iterator[Entry | bytes]
+Stream = Generator[Entry | bytes, None, None]
 
 
 def read_tree(top: int, *, prefix: str = "", exclude: Collection[str] = ()) -> Stream:
@@ -266,16 +266,27 @@ class FileWriter:
     def commit(self) -> None:
         try:
             if self._old >= 0 and not self._take_its_place():
-                os.ftruncate(self._old, 0)
+                self._make_room()
                 os.lseek(self._fd, 0, os.SEEK_SET)
                 for chunk in read_chunks(self._fd, size=os.fstat(self._fd).st_size):
                     write_all(self._old, chunk)
+                os.ftruncate(self._old, os.fstat(self._fd).st_size)
             else:
                 self._made = ""
         except OSError as error:
             raise OSError(error.errno, error.strerror, self._real) from None
         finally:
             self.abandon()
+
+    def _make_room(self) -> None:
+        """Have all that the content needs before any of the old one is written over."""
+        had = os.fstat(self._old).st_size
+        try:
+            if size := os.fstat(self._fd).st_size:
+                os.posix_fallocate(self._old, 0, size)
+        except OSError:
+            os.ftruncate(self._old, had)
+            raise
 
     def _take_its_place(self) -> bool:
         old = os.fstat(self._old)

@@ -70,7 +70,7 @@ def umount(
             holders.end_holders(host, files, root, ui=ui, token=token, term_grace=grace)
         else:
             token.sleep(BUSY_PAUSE * 2**attempt)
-    left = [str(holder) for holder in holders.find(files, root, token=token)]
+    left = [str(holder) for holder in holders.find_all(files, root, token=token)]
     assert failed is not None
     raise UndoError(
         f"{target} cannot be unmounted: {failed.details[-1] if failed.details else failed}",
@@ -144,9 +144,16 @@ def release(host: Host, device: str, *, ui: Ui, token: CancelToken) -> None:
                 f"{device}: cannot tell whether it is free: {error.strerror}",
                 left=[f"{device} may still be in use"],
             ) from error
-    except CommandError:
+    except UndoError:
+        raise
+    except BuildError as error:
+        # Neither a cancel (undoing has a deadline of its own) nor a failed command is one of the build.
         if block_size(Path(device)):
-            raise
+            raise UndoError(
+                f"{device} is unmounted and may not be written out: {error.message}",
+                left=[f"{device} may still be in use"],
+                hint=error.hint,
+            ) from error
 
 
 def _await_free(

@@ -286,7 +286,8 @@ class Config(AccessOptions):
     )
     mount_path: str = option(
         "Where the root filesystem is mounted on this VM. `{{.Device}}` is the disk's name, such"
-        " as `xvdf`.",
+        " as `xvdf`. The default is that of Packer's older chroot builders, whose scripts may rely on"
+        " it: nothing of Amazon is there.",
         default=DEFAULT_MOUNT_PATH,
         fields=(*BUILD_FIELDS, "Device"),
         check=checks.absolute_path,

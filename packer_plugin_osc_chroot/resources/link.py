@@ -22,6 +22,7 @@ from packer_plugin_osc_chroot.host.disk import (
     GIB,
     Disk,
     block_size,
+    check_unused,
     disks,
     instance_of,
     is_claimed,
@@ -32,13 +33,14 @@ from packer_plugin_osc_chroot.host.disk_search import (
     check_content,
     find_disk,
 )
-from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
+from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock, own_disk
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.host.uevents import disk_sign
-from packer_plugin_osc_chroot.resources.removal import Attempt, undoing
+from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume
 from packer_plugin_osc_chroot.ui import Ui
+from packer_plugin_osc_chroot.undoing import undoing
 
 log = logging.getLogger(__name__)
 
@@ -103,12 +105,15 @@ def linked_volume(
             disk = _linked_disk(
                 cloud, volume_id, attempt, vm_id=vm_id, alone=True, token=token, ui=ui
             )
-        attempt.disk_path = disk.path
-        check_content(host, disk, is_empty=is_empty, token=token)
-        cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
-        named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
-        ui.message(f"Disk: {disk.path}{named}")
-        yield disk
+        with own_disk(disk.path, token=token, ui=ui):
+            # Not before: the undoing waits until nothing has it.
+            attempt.disk_path = disk.path
+            check_unused(LocalFiles("/"), disk.path, token=token)
+            check_content(host, disk, is_empty=is_empty, token=token)
+            cloud.journal.disk(disk.path, instance_of(disk.path), size=size)
+            named = "" if str(disk.path) == disk.api_name else f" (linked as {disk.api_name})"
+            ui.message(f"Disk: {disk.path}{named}")
+            yield disk
 
 
 def undo_link(
@@ -138,13 +143,14 @@ def undo_link(
 
 @dataclasses.dataclass
 class _Attempt(Attempt):
-    """A link that is being made: the name last asked for, and the disk once it is known."""
+    """A link that is being made: the name last asked for and when, the disk once it is known."""
 
     device_path: str = ""
     nvme_device_path: str = ""
     size: int = 0
     timeout: float = 0.0
     name: str = ""
+    sent: float = 0.0
     taken: Collection[str] = ()
     disks_before: Mapping[Path, str] = dataclasses.field(default_factory=dict)
     disk_path: Path | None = None
@@ -191,6 +197,7 @@ def _linked_disk(
             size=attempt.size,
             before=attempt.disks_before,
             is_alone=is_alone,
+            seconds=attempt.timeout - (time.monotonic() - attempt.sent),
             token=token,
         )
 
@@ -215,6 +222,7 @@ def _link(
             attempt.taken = _mapped_names(cloud, vm_id, token=token)
             attempt.name = _pick(attempt.taken, refusals, attempt.device_path)
             attempt.disks_before = disks()
+            attempt.sent = time.monotonic()
             try:
                 with attempt.sending():
                     _send_link(cloud, volume_id, attempt.name, vm_id=vm_id, token=token)

@@ -32,26 +32,6 @@ class Attempt:
             raise
 
 
-@contextmanager
-def undoing(undo: Callable[[], None]) -> Iterator[None]:
-    """Undo at the end of the block, however it ends.
-
-    What failed first stays the error: an undoing that fails after it goes with it (`not_undone`).
-    """
-    try:
-        yield
-    except BuildError as error:
-        try:
-            undo()
-        except UndoError as failure:
-            error.not_undone = (*error.not_undone, failure, *failure.not_undone)
-        raise
-    except BaseException:
-        undo()
-        raise
-    undo()
-
-
 def find_made(
     cloud: Cloud, resources: str, key: str, client_token: str, *, token: CancelToken
 ) -> str | None:

@@ -24,10 +24,11 @@ from packer_plugin_osc_chroot.resources.image import (
     read_image,
     wait_for_image,
 )
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, undoing
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 from packer_plugin_osc_chroot.resources.volume import VolumeRequest, created_volume
 from packer_plugin_osc_chroot.ui import Ui
+from packer_plugin_osc_chroot.undoing import undoing
 
 log = logging.getLogger(__name__)
 

@@ -12,9 +12,10 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import create_tags
 from packer_plugin_osc_chroot.cloud.wait import insist, wait_for
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, find_made, undoing
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, find_made
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.ui import Ui
+from packer_plugin_osc_chroot.undoing import undoing
 
 log = logging.getLogger(__name__)
 

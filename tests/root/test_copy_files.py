@@ -260,6 +260,21 @@ def test_lost_original_is_said(rootfs: RootFs, tmp_path: Path, source: Path) -> 
     assert str(source) in caught.value.left[0]
 
 
+def test_copy_that_cannot_be_put_back_does_not_hide_why_the_build_failed(
+    rootfs: RootFs, tmp_path: Path, source: Path
+) -> None:
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    target.write_text("the image's own")
+    with pytest.raises(BuildError, match="^the provisioner failed$") as caught:
+        with copied(rootfs, source):
+            (aside,) = (each for each in target.parent.iterdir() if each != target)
+            aside.unlink()
+            raise BuildError("the provisioner failed")
+    (failure,) = caught.value.not_undone
+    assert isinstance(failure, UndoError) and str(source) in failure.left[0]
+
+
 @pytest.fixture(params=list(HOSTS))
 def placing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Placing]:
     """copied_files as a build calls it: with the host and the root."""

@@ -29,7 +29,9 @@ class Search:
     def note(self) -> None:
         self.before = disks(dev=self.kernel.dev, sysfs=self.kernel.sysfs)
 
-    def find(self, *, nvme_device_path: str = "", alone: bool = False) -> str:
+    def find(
+        self, *, nvme_device_path: str = "", alone: bool = False, seconds: float = 60.0
+    ) -> str:
         found = find_disk(
             VOLUME,
             api_name="/dev/xvdf",
@@ -38,6 +40,7 @@ class Search:
             token=CancelToken(),
             before=self.before,
             is_alone=lambda: alone,
+            seconds=seconds,
             dev=self.kernel.dev,
             sysfs=self.kernel.sysfs,
         )
@@ -119,8 +122,75 @@ def test_a_disk_that_was_there_before_is_another(
     search.note()
     search.refuse(NONE)
     # Nor is it taken for the user's word: in from_scratch it would lose all it has.
-    with pytest.raises(BuildError, match=NONE):
+    with pytest.raises(BuildError, match=f"nvme_device_path {node} is not .*{VOLUME}: it was here"):
         search.find(nvme_device_path=str(node))
+
+
+def test_nvme_device_path_of_a_disk_that_makes_room(kernel: FakeKernel, search: Search) -> None:
+    """As where the build before this one is just being unlinked."""
+    node = kernel.plug("nvme1n1")
+    search.note()
+
+    def change() -> None:
+        kernel.unplug(node)
+        time.sleep(0.03)
+        kernel.plug("nvme1n1")
+
+    threading.Timer(0.05, change).start()
+    assert search.find(nvme_device_path=str(node)) == "nvme1n1"
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "words"),
+    [
+        ({}, {"virtio": "vol-99999999"}, "it is called vol-99999999"),
+        ({}, {"by_id": "scsi-0QEMU_QEMU_HARDDISK_sdg"}, "it is called sdg"),
+        ({"nvme": "vol1a2b3c4d"}, {}, "/own is"),
+    ],
+)
+def test_nvme_device_path_of_another_builds_disk_is_refused(
+    kernel: FakeKernel,
+    search: Search,
+    own: Mapping[str, str],
+    other: Mapping[str, str],
+    words: str,
+) -> None:
+    search.note()
+    kernel.plug("own", **own)  # type: ignore[arg-type]
+    node = kernel.plug("nvme1n1", **other)  # type: ignore[arg-type]
+    with pytest.raises(BuildError, match=f"{node} is not the disk of volume {VOLUME}: .*{words}"):
+        search.find(nvme_device_path=str(node), alone=True)
+
+
+def test_nvme_device_path_that_is_a_partition_is_refused(
+    kernel: FakeKernel, search: Search
+) -> None:
+    search.note()
+    node = kernel.add_partition(kernel.plug("nvme1n1"), "nvme1n1p1")
+    with pytest.raises(BuildError, match=f"{node} is not .*: it is a partition"):
+        search.find(nvme_device_path=str(node))
+
+
+def test_device_path_that_the_kernel_gives_to_another_disk(
+    kernel: FakeKernel, search: Search
+) -> None:
+    """The API's /dev/xvdf is free, the kernel's is a disk of the user."""
+    kernel.plug("xvdf")
+    search.note()
+    kernel.plug("xvdg", by_id="scsi-0QEMU_QEMU_HARDDISK_sdf")
+    assert search.find() == "xvdg"
+
+
+def test_link_timeout_bounds_the_search(
+    kernel: FakeKernel, search: Search, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk_search, "_APPEAR_SECONDS", 60.0)
+    search.note()
+    for seconds in (0.3, -1.0):
+        begun = time.monotonic()
+        with pytest.raises(BuildError, match=NONE):
+            search.find(seconds=seconds)
+        assert time.monotonic() - begun < 1.0
 
 
 @pytest.mark.parametrize("name", ["xvdf", "sdf"])

@@ -16,7 +16,9 @@ from guest_tree import loop_device, no_mount_left, run
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
+from packer_plugin_osc_chroot.host import link_lock
 from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.holders_scan import find_holders
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below, read_mounts
 from packer_plugin_osc_chroot.host.mounts import ExtraMount, extra_mounts, mounted_root
 from packer_plugin_osc_chroot.host.procfs import read_process
@@ -232,6 +234,109 @@ def test_own_open_file_is_named_and_not_killed(device: str, target: Path) -> Non
         assert mounts_below(str(root))
         held.close()
         run("umount", str(root))
+        os.rmdir(root)
+        os.rmdir(root.parent)
+
+
+def test_process_in_the_folder_that_the_mount_covers_is_no_holder(
+    device: str, target: Path
+) -> None:
+    """Its paths are the same: as of a shell that was in mount_path before the build."""
+    target.mkdir(parents=True)
+    library = shutil.copy(run("cc", "-print-file-name=libm.so.6"), target)
+    script = (
+        "import ctypes, os, sys, time; os.chdir(sys.argv[1]); f = open('x', 'w');"
+        "ctypes.CDLL(sys.argv[2]); print(flush=True); time.sleep(85)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, target, library], stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    ui = RecordingUi()
+    try:
+        with whole_root(device, target, ui=ui) as (root, _):
+            assert find_holders(str(root)) == []
+            real = stays_alive(root, "exec sleep 86")
+            time.sleep(0.2)
+            assert [each.pid for each in find_holders(str(root))] == [real.pid]
+        assert real.wait(1) == -signal.SIGTERM
+        assert child.poll() is None
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        shutil.rmtree(target)
+
+
+OTHER_BUILD = """
+import fcntl, os, subprocess, sys
+# Packer, its plugin with the service, and what each of them has started.
+os.chdir(sys.argv[2])
+open("/proc/self/comm", "w").write("packer")
+subprocess.Popen(["sleep", "87"])
+service = "import fcntl, subprocess, sys; f = open(sys.argv[1]); fcntl.flock(f, 2);"
+service += "subprocess.Popen(['sleep', '88']); print(flush=True); input()"
+subprocess.run([sys.executable, "-c", service, sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_service_packer_and_provisioners_of_another_build_are_named_and_not_ended(
+    device: str, target: Path, host: Host
+) -> None:
+    lock = link_lock._directory() / "packer-plugin-osc-chroot-disk-test.lock"
+    lock.touch()
+    ui = RecordingUi()
+    try:
+        with pytest.raises(UndoError) as caught:
+            with whole_root(device, target, host=host, ui=ui, mounts=[]) as (root, _):
+                other = subprocess.Popen(
+                    [sys.executable, "-c", OTHER_BUILD, lock, root],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,
+                )
+                assert other.stdout is not None
+                other.stdout.readline()
+                ours = stays_alive(root, "exec sleep 89")
+                time.sleep(0.2)
+                held = find_holders(str(root))
+        assert len(held) == 5
+        assert ours.wait(1) == -signal.SIGTERM
+        theirs = [each for each in held if each.pid != ours.pid]
+        assert find_holders(str(root)) == theirs
+        assert caught.value.left[1:] == tuple(map(str, theirs))
+    finally:
+        lock.unlink()
+        os.killpg(other.pid, signal.SIGKILL)
+        other.communicate()
+    run("umount", str(root))
+    os.rmdir(root)
+    os.rmdir(root.parent)
+
+
+@pytest.mark.parametrize("error", [BuildError("the provisioner failed"), Cancelled()])
+def test_mounts_that_stay_do_not_hide_why_the_build_failed(
+    device: str, target: Path, error: BuildError
+) -> None:
+    """Each of the undos runs, and what each could not undo goes with the first error."""
+    with ExitStack() as stack:
+        with pytest.raises(type(error)) as caught:
+            with whole_root(device, target, mounts=[ExtraMount("tmpfs", "tmpfs", "/tmp")]) as (
+                root,
+                _,
+            ):
+                held = stack.enter_context(open(root / "tmp/held", "w"))
+                raise error
+        assert caught.value is error
+        left = [each.left for each in error.not_undone if isinstance(each, UndoError)]
+        assert left == [(f"{root}/tmp is still mounted",)] * 2 or left == [
+            (f"{root}/tmp is still mounted",),
+            (f"{root}/tmp is still mounted", f"{root} is still mounted"),
+        ]
+        held.close()
+        run("umount", str(root / "tmp"), str(root))
         os.rmdir(root)
         os.rmdir(root.parent)
 

@@ -493,6 +493,16 @@ def test_disk_full_and_read_only(name: str, tmp_path: Path) -> None:
                     files.upload("/old", chunks, mode=0, token=CancelToken())
                 assert sorted(os.listdir(root)) == ["lost+found", "old", "t"]
                 assert (root / "old").read_text() == "as it was"
+                # Of a file with another name the content is written over: that takes room twice.
+                os.link(root / "old", root / "linked")
+                free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
+                chunks = (b"x" * (free * 2 // 30) for _ in range(10))
+                with pytest.raises(BuildError, match="no space left for /old"):
+                    files.upload("/old", chunks, mode=0, token=CancelToken())
+                assert sorted(os.listdir(root)) == ["linked", "lost+found", "old", "t"]
+                assert (root / "linked").read_text() == "as it was"
+                files.upload("/old", [b"new"], mode=0, token=CancelToken())
+                assert (root / "linked").read_text() == "new"
                 run("mount", "-o", "remount,ro", str(root))
                 with pytest.raises(BuildError, match="read-only"):
                     files.upload("/x", [b"x"], mode=0, token=CancelToken())
@@ -523,6 +533,42 @@ def test_cancel_ends_transfers(place: Place) -> None:
         for _ in place.files.download("/tmp/sparse", token=token):
             pass
     assert time.monotonic() - start < 1.3
+
+
+def test_folder_that_fails_frees_the_root_though_its_error_is_kept(place: Place) -> None:
+    """As an error is until it has been shown: its traceback holds all that the transfer had."""
+    make_local(place.root / "tmp")
+    (place.root / "tmp/back").mkdir()
+    local = place.top / "back"
+    (local / "sub/file").mkdir(parents=True)
+    place.upload("/tmp/a", b"x")
+    gc.collect()
+    before = open_below(place.root)
+    with pytest.raises(BuildError, match="is a folder") as caught:
+        place.files.download_dir("/tmp/local", str(local), contents_only=True, token=CancelToken())
+    with pytest.raises(BuildError, match="secret/x is not a folder"):
+        place.files.download_dir(
+            "/tmp/local", f"{place.outside}/secret/x", contents_only=True, token=CancelToken()
+        )
+    assert caught.value.__traceback__ is not None
+    # The agent that was at it has ended.
+    assert getattr(place.files.files, "_agent", None) is None
+    assert open_below(place.root) == before
+
+
+def open_below(root: Path) -> list[str]:
+    links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
+    targets = [os.readlink(link) for link in links if os.path.islink(link)]
+    return [target for target in targets if target.startswith(str(root))]
+
+
+@pytest.mark.parametrize("path", ["/no\0where", "nul\0"])
+def test_nul_byte_in_a_path_of_the_host(place: Place, path: str) -> None:
+    shown = path.replace("\0", r"\\0")
+    with pytest.raises(BuildError, match=f"{shown}: no path holds a NUL byte"):
+        place.files.upload_dir(path, "/tmp", contents_only=True, token=CancelToken())
+    with pytest.raises(BuildError, match=f"{shown}: no path holds a NUL byte"):
+        place.files.download_dir("/tmp", path, contents_only=True, token=CancelToken())
 
 
 def test_stopping_a_download_frees_the_root(place: Place) -> None:

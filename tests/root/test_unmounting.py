@@ -140,5 +140,23 @@ def test_nothing_is_said_of_what_is_quick(target: Path) -> None:
     assert "telling" not in [thread.name for thread in threading.enumerate()]
 
 
+@pytest.mark.parametrize(
+    ("deadline", "message"),
+    [(60.0, "blockdev --flushbufs"), (0.0, "took too long")],
+    ids=["a command fails", "the deadline passes"],
+)
+def test_release_fails_as_what_could_not_be_undone(
+    target: Path, deadline: float, message: str
+) -> None:
+    """Never as a command of the build or its cancel: those would say that it ended for that."""
+    host = Host(wrap=lambda command: command.replace("--flushbufs", "--no-such-option"))
+    token = CancelToken(deadline=deadline, reason="undoing took too long")
+    target.mkdir()
+    with loop_device(target, guest=False) as disk:
+        with pytest.raises(UndoError, match=message) as caught:
+            release(host, disk, ui=RecordingUi(), token=token)
+    assert caught.value.left == (f"{disk} may still be in use",)
+
+
 def test_nothing_to_unmount(target: Path) -> None:
     umount_below(Host(), str(target), itself=True, ui=RecordingUi(), token=CancelToken())

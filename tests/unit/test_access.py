@@ -16,7 +16,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import Credentials, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.localcloud import certificate
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
@@ -165,13 +165,13 @@ def test_the_profile_of_the_template(tmp_path: Path) -> None:
     environ = {"OSC_CONFIG_FILE": str(file)}
     found = find_credentials(Config(profile="mine"), environ)
     assert (found.access_key, found.region) == ("mine", "eu-west-9")
-    assert found.found_in == "the profile file"
+    assert found.found_in == f'profile "mine" in {file}'
     # The template's name wins over the environment's; the environment's keys over any profile's.
     other = {**environ, "OSC_PROFILE": "default"}
     assert find_credentials(Config(profile="mine"), other).access_key == "mine"
     there = {**environ, "OSC_ACCESS_KEY": "env", "OSC_SECRET_KEY": "its"}
     found = find_credentials(Config(profile="mine"), there)
-    assert (found.access_key, found.found_in) == ("env", "the environment")
+    assert found.access_key == "env" and found.found_in.startswith("the environment (OSC_")
     with pytest.raises(BuildError, match='has no profile "nobody".*Set profile to one of: default'):
         find_credentials(Config(profile="nobody"), environ)
 
@@ -260,6 +260,7 @@ def test_the_time_limit_of_a_volume(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(BuildError, match="still creating after 0 s.*volume_timeout") as caught:
             manager.__enter__()
         (left,) = caught.value.not_undone
+        assert isinstance(left, UndoError)
         assert left.left[0].startswith("volume vol-")
         api.close()
 

@@ -50,14 +50,14 @@ def test_a_pair_is_not_made_of_halves(tmp_path: Path) -> None:
     ):
         with pytest.raises(BuildError) as caught:
             find_credentials(config, environ)
-        assert f"{here} is set in the template or the environment, but {other}" in str(caught.value)
+        assert f"{here} is set in the template, but {other}" in str(caught.value)
         assert "as a pair only" in str(caught.value)
 
 
 def test_half_a_pair_in_the_profile(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"default": {"access_key": "file"}}))
-    with pytest.raises(BuildError, match="access_key is set in the profile file, but secret_key"):
+    with pytest.raises(BuildError, match=f'set in profile "default" in {file}, but secret_key'):
         find_credentials(Config(), {"OSC_CONFIG_FILE": str(file)})
 
 

@@ -257,8 +257,21 @@ def test_the_profile_file_is_named_as_the_source(environ: dict[str, str], tmp_pa
     file.write_text(json.dumps({"default": pair}))
     environ["OSC_CONFIG_FILE"] = str(file)
     found = examine(environ)
-    assert "a key pair from the profile file" in found["credentials"].message
+    assert f'a key pair from profile "default" in {file};' in found["credentials"].message
     assert found["API"].state is State.OK
+    file.write_text(json.dumps({"mine": pair}))
+    found = examine({**environ, "OSC_PROFILE": "mine"})
+    assert f'a key pair from profile "mine" in {file};' in found["credentials"].message
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_variables_are_named_as_the_source(environ: dict[str, str], older: bool) -> None:
+    names = ["OSC_ACCESS_KEY", "OSC_SECRET_KEY"]
+    if older:
+        environ["OUTSCALE_ACCESSKEYID"] = environ.pop("OSC_ACCESS_KEY")
+        names[0] = "OUTSCALE_ACCESSKEYID"
+    found = examine(environ)["credentials"]
+    assert f"a key pair from the environment ({', '.join(names)});" in found.message
 
 
 def test_a_vm_of_another_account(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,9 @@
 """Commands on the host: what they get, what they say, how they end."""
 
+import errno
+import gc
 import os
+import resource
 import shlex
 import signal
 import subprocess
@@ -12,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import Cancelled, CommandError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError
+from packer_plugin_osc_chroot.host import procfs
 from packer_plugin_osc_chroot.host.commands import (
     PROGRAMS,
     Host,
@@ -21,7 +25,7 @@ from packer_plugin_osc_chroot.host.commands import (
     package_of,
 )
 from packer_plugin_osc_chroot.host.process import run_process
-from packer_plugin_osc_chroot.host.procfs import pids
+from packer_plugin_osc_chroot.host.procfs import pids, processes
 
 NASTY = 'it\'s "$HOME" `id` \\ $(date)\nsecond line é €'
 
@@ -213,6 +217,49 @@ def test_nothing_stays_open() -> None:
         with pytest.raises(CommandError):
             Host().run(["no-such-command-here"], token=token())
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_no_descriptor_left_is_said_and_leaves_nothing() -> None:
+    """Whichever of those that a command takes is the one that cannot be had."""
+    Host().run(["cat"], input=b"x", token=token())
+    gc.collect()
+    before = sorted(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = max(map(int, before)) + 1
+    failures: list[BuildError] = []
+    for more in range(24):
+        # Those below the highest that are free count as taken.
+        fillers = [os.open("/dev/null", os.O_RDONLY) for _ in range(used - len(before) + 1)]
+        top = max(fillers) + 1
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top + more, limits[1]))
+        try:
+            Host().run(["cat"], input=b"x", token=CancelToken(deadline=5))
+        except BuildError as error:
+            failures.append(error)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for each in fillers:
+                os.close(each)
+        assert [each for each in processes().values() if each.parent == os.getpid()] == []
+    assert 5 < len(failures) < 24
+    assert {each.message for each in failures} == {"cat could not be started: Too many open files"}
+    assert "ulimit -n" in failures[0].hint
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_command_is_ended_where_nothing_can_be_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor() -> Iterator[int]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    started: list[int] = []
+    monkeypatch.setattr(procfs, "pids", no_descriptor)
+    with pytest.raises(Cancelled):
+        Host(on_pid=started.append).run(
+            ["sh", "-c", "sleep 61 & sleep 62"], token=CancelToken(deadline=0.3)
+        )
+    monkeypatch.undo()
+    time.sleep(0.1)
+    assert [each for each in processes().values() if each.session in started and each.alive] == []
 
 
 def test_lines_are_decoded_across_reads_and_bounded() -> None:

@@ -4,9 +4,12 @@ import fcntl
 import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,12 @@ import pytest
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host import link_lock as module
-from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock
+from packer_plugin_osc_chroot.host.link_lock import (
+    appearing,
+    link_lock,
+    own_disk,
+    pids_with_disks,
+)
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 real_open = os.open
@@ -38,6 +46,44 @@ def strict_umask() -> Iterator[None]:
 
 def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
+
+
+def numbered(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(module, "device_number", lambda path: number)
+
+
+def own(path: str = "/dev/xvdf") -> AbstractContextManager[None]:
+    return own_disk(Path(path), token=CancelToken(), ui=RecordingUi())
+
+
+def test_a_disk_is_one_builds_alone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    numbered(monkeypatch, os.makedev(8, 80))
+    for _ in range(2):
+        with own():
+            with pytest.raises(BuildError, match="/dev/disk/by-id/x is the disk of another build"):
+                with own("/dev/disk/by-id/x"):
+                    raise AssertionError
+            numbered(monkeypatch, os.makedev(8, 96))
+            with own():
+                pass
+            numbered(monkeypatch, os.makedev(8, 80))
+    names = sorted(each.name for each in path.parent.iterdir())
+    assert names == [f"packer-plugin-osc-chroot-disk-8:{minor}.lock" for minor in (80, 96)]
+
+
+def test_builds_with_disks_are_known(path: Path) -> None:
+    lock = path.parent / "packer-plugin-osc-chroot-disk-8:16.lock"
+    lock.touch()
+    assert pids_with_disks() == set()
+    script = "import fcntl, sys; f = open(sys.argv[1]); fcntl.flock(f, 2); print(); input()"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert child.stdout is not None
+    child.stdout.readline()
+    assert pids_with_disks() == {child.pid}
+    child.communicate(b"\n")
+    assert pids_with_disks() == set()
 
 
 def take(token: CancelToken | None = None, ui: RecordingUi | None = None) -> None:

@@ -13,8 +13,9 @@ from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, U
 from packer_plugin_osc_chroot.journal.dead import dead_journals
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.phases import Phases
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal, undoing
+from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import RecordingUi
+from packer_plugin_osc_chroot.undoing import undoing
 
 
 class Recorder:
@@ -441,6 +442,18 @@ def test_what_an_abort_kept_is_marked_so_in_the_journal(tmp_path: Path) -> None:
 
 def test_what_could_not_be_undone_stays_in_the_journal(tmp_path: Path) -> None:
     run_with_journal(tmp_path, undo_fails=True)
+    assert ends_in(tmp_path) == ["failed"]
+
+
+def test_a_phase_that_ends_with_what_it_could_not_undo_stays_in_the_journal(
+    tmp_path: Path,
+) -> None:
+    def mount() -> None:
+        raise UndoError("mounting goes on in the kernel", left=["17 mount"])
+
+    with pytest.raises(UndoError, match="goes on"):
+        with Phases(ui=RecordingUi(), token=CancelToken(), journal=journal_in(tmp_path)) as runner:
+            runner.do("mount", mount)
     assert ends_in(tmp_path) == ["failed"]
 
 
