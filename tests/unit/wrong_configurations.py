@@ -133,6 +133,28 @@ def _value(path: str, value: Any, text: str) -> Wrong:
     return Wrong(path, text, {**GOOD, path.split("[")[0].split(".")[0]: value})
 
 
+ENDLESS = (
+    "{{define `a`}}{{template `a`}}{{end}}{{template `a`}}",
+    "{{$x := `aaaa`}}{{range 64}}{{$x = print $x $x}}{{end}}",
+    "{{range 1000000000}}{{end}}",
+    "{{$x := `<`}}" + "{{$x = printf `%q%q` $x $x}}" * 60,
+)
+
+
+def endless_templates() -> Iterator[Wrong]:
+    """Templates that would never end, in an option rendered at once and in late ones."""
+    for template in ENDLESS:
+        for path, options in (
+            ("omi_name", {"omi_name": template}),
+            ("omi_description", {"omi_description": template}),
+            ("tags.a", {"tags": {"a": template}}),
+            ("mount_path", {"mount_path": f"/mnt/{template}"}),
+            ("pre_mount_commands[0]", {"pre_mount_commands": [template]}),
+            ("command_wrapper", {"command_wrapper": template + "{{.Command}}"}),
+        ):
+            yield Wrong(path, "template", {**GOOD, **options})
+
+
 def wrong_values() -> Iterator[Wrong]:
     """Values of the right type that an option cannot have."""
     yield _value("region", "Paris", "must be the name of a Region such as eu-west-2")
@@ -385,6 +407,7 @@ def all_wrong() -> list[Wrong]:
         *wrong_types(),
         *misspellings(),
         *wrong_templates(),
+        *endless_templates(),
         *wrong_values(),
         *wrong_filters(),
         *wrong_devices(),
