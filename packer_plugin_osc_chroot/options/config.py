@@ -162,6 +162,7 @@ class Config:
     omi_description: str = option(
         "The new OMI's description.",
         default="",
+        check=checks.description,
         fields=BUILD_FIELDS,
         older=("ami_description",),
     )
@@ -283,7 +284,7 @@ class Config:
         " as `xvdf`.",
         default=DEFAULT_MOUNT_PATH,
         fields=(*BUILD_FIELDS, "Device"),
-        check=checks.absolute_path,
+        check=checks.mount_path,
     )
     mount_partition: str = option(
         "The number of the partition that holds `/`; `0` stands for the whole disk.",

@@ -14,6 +14,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.declaration import Kind
 from packer_plugin_osc_chroot.options.duration import parse_duration
 from packer_plugin_osc_chroot.options.report import Report
@@ -97,6 +98,9 @@ def wrong_type(kind: Kind, value: object, path: str, report: Report) -> None:
 def _string(value: object, path: str, report: Report) -> str:
     match value:
         case str():
+            if problem := checks.text(value):
+                report.error(path, problem)
+                return ""
             return value
         case bool():
             return "1" if value else "0"
@@ -163,7 +167,8 @@ def _duration(value: object, path: str, report: Report) -> float | None:
 def _strings(value: object, path: str, report: Report) -> tuple[str, ...]:
     match value:
         case str():
-            return tuple(value.split(",")) if value else ()
+            text = _string(value, path, report)
+            return tuple(text.split(",")) if text else ()
         case list():
             return tuple(_string(item, f"{path}[{i}]", report) for i, item in enumerate(value))
         case dict():
@@ -199,4 +204,7 @@ def _string_map(value: object, path: str, report: Report) -> dict[str, str]:
     if not isinstance(value, dict):
         wrong_type(Kind.STRING_MAP, value, path, report)
         return {}
-    return {str(key): _string(item, f"{path}.{key}", report) for key, item in value.items()}
+    return {
+        _string(key, path, report): _string(item, f"{path}.{key}", report)
+        for key, item in value.items()
+    }
