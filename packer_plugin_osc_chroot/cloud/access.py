@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import PROFILE_FILE, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
@@ -34,7 +34,10 @@ def find_access(
 ) -> Access:
     """`redact` learns the keys. Raises BuildError where this is no OUTSCALE VM, or there are none."""
     identity = read_identity(config, environ, token=token)
-    credentials = find_credentials(config, environ)
+    # A file of a network filesystem that is gone is waited for in vain.
+    credentials = abandonable(
+        lambda: find_credentials(config, environ), token=token, name="credentials"
+    )
     redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
     if config.profile and credentials.found_in != PROFILE_FILE:
         ui.message(

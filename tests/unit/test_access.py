@@ -2,6 +2,7 @@
 limits."""
 
 import json
+import os
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -63,6 +64,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (directory / PAIR[0]).read_bytes() + (directory / PAIR[1]).read_bytes()
     )
     (directory / "not.pem").write_text("hello")
+    (directory / "large.pem").write_bytes(bytes(2 << 20))
+    (directory / "folder").mkdir()
+    os.mkfifo(directory / "fifo")
     return directory
 
 
@@ -120,7 +124,13 @@ def test_the_client_s_certificate_is_shown(
         ("client.pem", "none.key", "x509_key_path: .*none.key: no such file"),
         ("client.pem", "", "x509_cert_path: .*Set x509_key_path"),
         ("not.pem", "client.key", "x509_cert_path: .*not a certificate with its private key"),
-        ("client.pem", "other.key", "x509_cert_path: .*not a certificate with its private key"),
+        ("client.pem", "other.key", "x509_key_path: .*other.key: holds another key than"),
+        ("/dev/zero", "client.key", "x509_cert_path: /dev/zero: is no regular file"),
+        ("client.pem", "/dev/zero", "x509_key_path: /dev/zero: is no regular file"),
+        ("fifo", "client.key", "x509_cert_path: .*fifo: is no regular file"),
+        ("client.pem", "fifo", "x509_key_path: .*fifo: is no regular file"),
+        ("client.pem", "folder", "x509_key_path: .*folder: is no regular file"),
+        ("large.pem", "client.key", "x509_cert_path: .*large.pem: is larger than 1 MiB"),
         ("client.pem", "locked.key", "x509_cert_path: .*unencrypted"),
     ],
 )
