@@ -176,7 +176,7 @@ def build(context: Context) -> Result:
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
             delete_former_snapshots(
-                cloud, former, account_id=facts.account_id, in_use=in_use, ui=ui
+                cloud, former, account_id=facts.account_id, in_use=in_use, token=token, ui=ui
             )
     _show_times(ui, phases.timings)
     return Result(
