@@ -100,10 +100,14 @@ class Late:
         return rendered.text
 
     def tags(self, option: str, tags: Mapping[str, str] | None) -> dict[str, str]:
-        rendered = {
-            self.text(option, key): self.text(f'{option}["{key}"]', value)
-            for key, value in (tags or {}).items()
-        }
+        rendered: dict[str, str] = {}
+        for key, value in (tags or {}).items():
+            name = self.text(option, key)
+            if name in rendered:
+                self.warn(
+                    f'Warning: {option}: "{key}" is "{name}", which is given before; this one counts'
+                )
+            rendered[name] = self.text(f'{option}["{key}"]', value)
         if problem := checks.tags(rendered):
             raise BuildError(f"{option}: {problem}")
         return rendered

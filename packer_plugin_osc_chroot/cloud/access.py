@@ -34,6 +34,8 @@ def find_access(
 ) -> Access:
     """`redact` learns the keys. Raises BuildError where this is no OUTSCALE VM, or there are none."""
     identity = read_identity(config, environ, token=token)
+    if config.vm_id and config.metadata_url:
+        ui.message("metadata_url: not asked, since vm_id says which VM this is")
     # A file of a network filesystem that is gone is waited for in vain.
     credentials = abandonable(
         lambda: find_credentials(config, environ), token=token, name="credentials"

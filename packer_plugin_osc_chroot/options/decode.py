@@ -3,7 +3,8 @@
 Legacy JSON templates write numbers and booleans as strings at will, and Packer's own builders accept
 that; the rules here are theirs (mapstructure's weak decoding), and a test compares the two. Refused
 here is what can only be a mistake: a number with a fraction or beyond 64 bits where a whole one is
-wanted, a number without unit as a duration, a map or a single value as a list of lists.
+wanted, a number without unit as a duration, a map or a single value as a list of lists. A map's null
+leaves its key out.
 HCL2 values arrive already typed by core.
 """
 
@@ -110,7 +111,7 @@ def _string(value: object, path: str, report: Report) -> str:
             # Go writes all digits and no exponent.
             return format(Decimal(repr(value)), "f").removesuffix(".0")
         case None:
-            # A list's or a map's null.
+            # A list's null.
             return ""
     wrong_type(Kind.STRING, value, path, report)
     return ""
@@ -204,7 +205,9 @@ def _string_map(value: object, path: str, report: Report) -> dict[str, str]:
     if not isinstance(value, dict):
         wrong_type(Kind.STRING_MAP, value, path, report)
         return {}
+    # Null is "not set" everywhere: `Name = var.named ? "x" : null` is no tag where it is null.
     return {
         _string(key, path, report): _string(item, f"{path}.{key}", report)
         for key, item in value.items()
+        if item is not None
     }

@@ -62,12 +62,15 @@ def _render(value: Any, path: str, row: Option, scope: Scope, report: Report) ->
                 _render(item, f"{path}[{i}]", row, scope, report) for i, item in enumerate(value)
             ]
         case dict():
-            return {
-                _render(key, path, row, scope, report): _render(
-                    item, f"{path}.{key}", row, scope, report
-                )
-                for key, item in value.items()
-            }
+            items: dict[Any, Any] = {}
+            for key, item in value.items():
+                name = _render(key, path, row, scope, report)
+                if name in items:
+                    report.warn(
+                        path, f'"{key}" is "{name}", which is given before; this one counts'
+                    )
+                items[name] = _render(item, f"{path}.{key}", row, scope, report)
+            return items
     return value
 
 

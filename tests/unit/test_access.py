@@ -14,10 +14,12 @@ from in_process import client, sent
 
 from packer_plugin_osc_chroot import cancel
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import Credentials, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.localcloud import certificate
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
@@ -25,6 +27,7 @@ from packer_plugin_osc_chroot.localcloud.server import ApiServer
 from packer_plugin_osc_chroot.localcloud.trouble import Fate, Trouble
 from packer_plugin_osc_chroot.look import Facts, look
 from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.resources.image import wait_for_image
 from packer_plugin_osc_chroot.resources.snapshot import wait_for_snapshot
 from packer_plugin_osc_chroot.resources.volume import VolumeRequest, created_volume
@@ -282,3 +285,16 @@ def test_the_time_limits_of_snapshots_and_omis(wait: Callable[..., object]) -> N
         with pytest.raises(BuildError, match="not shown by the API after 0 s.*_timeout"):
             wait(api, "ami-00000000", timeout=0.3, token=CancelToken(), ui=RecordingUi())
         api.close()
+
+
+def test_a_metadata_address_that_is_not_asked_is_said(region: LocalCloud) -> None:
+    ui = RecordingUi()
+    keys = region.environment()
+    config = Config(
+        vm_id=region.vm_id, region=keys["OSC_REGION"], metadata_url="http://127.0.0.1:1"
+    )
+    found = find_access(
+        config, keys, redact=Redactor(), journal=Journal(), token=CancelToken(), ui=ui
+    )
+    found.cloud.close()
+    assert "metadata_url: not asked, since vm_id says" in ui.text
