@@ -176,7 +176,7 @@ def build(context: Context) -> Result:
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
             delete_former_snapshots(
-                cloud, former, account_id=facts.account_id, in_use=in_use, ui=ui
+                cloud, former, account_id=facts.account_id, in_use=in_use, token=token, ui=ui
             )
     _show_times(ui, phases.timings)
     return Result(
@@ -263,7 +263,14 @@ def _look(context: Context, host: Host, journal: Journal) -> tuple[Cloud, Facts]
 
 
 def _show_times(ui: Ui, timings: list[Timing]) -> None:
-    """The phases that took at least a twentieth of a second, and the sum of all."""
+    """The phases that took at least a twentieth of a second, and the sum of all.
+
+    For `packer -machine-readable` all of them, as `osc-chroot-time,PHASE,SECONDS`; `beside` follows
+    where it is in no sum.
+    """
+    for timing in timings:
+        fields = [timing.name, f"{timing.seconds:.3f}", *(["beside"] if timing.beside else [])]
+        ui.machine("osc-chroot-time", *fields)
     ui.say("Where the time went:")
     shown = [timing for timing in timings if timing.seconds >= 0.05]
     width = max(len(timing.name) for timing in timings)

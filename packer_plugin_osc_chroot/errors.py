@@ -35,13 +35,23 @@ class BuildError(Exception):
 
 
 class CommandError(BuildError):
-    """A command on the host failed. `status` is its exit status, 128+n for a signal n."""
+    """A command on the host failed. `status` is its exit status, 128+n for a signal n.
+
+    `program` is empty for what the user wrote.
+    """
 
     def __init__(
-        self, message: str, *, status: int, hint: str = "", details: Sequence[str] = ()
+        self,
+        message: str,
+        *,
+        status: int,
+        program: str = "",
+        hint: str = "",
+        details: Sequence[str] = (),
     ) -> None:
         super().__init__(message, hint=hint, details=details)
         self.status = status
+        self.program = program
 
 
 class CloudError(BuildError):

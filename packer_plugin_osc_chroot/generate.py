@@ -86,6 +86,10 @@ def reference() -> str:
         "",
         f"Version {VERSION}.",
         "",
+        "An option that is `null`, an empty string or `0` is not set, as with Packer's own builders; so"
+        " is a tag or a filter that is `null`. Where a tag or a filter is given twice, in the map or as"
+        " blocks, the last one counts, with a warning.",
+        "",
         "## Required",
         "",
         *(_entry(row, shown) for row in required),

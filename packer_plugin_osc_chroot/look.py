@@ -20,7 +20,12 @@ from packer_plugin_osc_chroot.cloud.metadata import Identity
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.host.commands import PROGRAMS, find_program, package_of
 from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.resources.image import SourceImage, images_named, parse_source
+from packer_plugin_osc_chroot.resources.image import (
+    NAME_TAKEN_HINT,
+    SourceImage,
+    images_named,
+    parse_source,
+)
 from packer_plugin_osc_chroot.resources.sharing import image_permissions, snapshot_permissions
 from packer_plugin_osc_chroot.resources.snapshot import read_snapshot
 from packer_plugin_osc_chroot.source import Wanted, find_source, wanted_by
@@ -214,16 +219,20 @@ def _check_name(
             raise BuildError(
                 f'force_deregister: whether the OMI named "{name}" ({ids}) is this account\'s is not'
                 " known: these credentials may not call ReadAccounts",
-                hint="Ask the account's owner for that permission, or choose another omi_name",
+                hint="Have the account's owner permit ReadAccounts to them, deregister that OMI by hand"
+                " where it is yours, or choose another omi_name",
             )
-        ui.message(f'Cannot tell whether the OMI named "{name}" already ({ids}) is ours')
+        ui.message(
+            f'Warning: an OMI is named "{name}" already ({ids}). Whether it is this account\'s, which'
+            " would end the build when its own is registered, is not known: these credentials may not"
+            " call ReadAccounts"
+        )
         return []
     own = [str(image["ImageId"]) for image in images if image.get("AccountId") == account_id]
     if own and not config.replaces:
         raise BuildError(
             f'omi_name: the account has an OMI named "{name}" already ({", ".join(own)})',
-            hint="Choose another name, for example with {{timestamp}} in it, delete that OMI, or"
-            " have it replaced with force_deregister = true",
+            hint=NAME_TAKEN_HINT,
         )
     for image_id in own:
         ui.message(f'OMI {image_id} is named "{name}" already, and will be replaced')

@@ -90,6 +90,7 @@ class Late:
             rendered = compile_template(source).render_reporting(self.scope, data)
         except TemplateError as error:
             raise BuildError(f"{option}: {error}") from error
+        _check_rendered(option, rendered.text, checks.text)
         if rendered.missing:
             what = f'{option}: {", ".join(rendered.missing)} has no value, "<no value>" is in its place'
             if what not in self._warned:
@@ -98,13 +99,22 @@ class Late:
         return rendered.text
 
     def tags(self, option: str, tags: Mapping[str, str] | None) -> dict[str, str]:
-        rendered = {
-            self.text(option, key): self.text(f'{option}["{key}"]', value)
-            for key, value in (tags or {}).items()
-        }
+        rendered: dict[str, str] = {}
+        for key, value in (tags or {}).items():
+            name = self.text(option, key)
+            if name in rendered:
+                self.warn(
+                    f'Warning: {option}: "{key}" is "{name}", which is given before; this one counts'
+                )
+            rendered[name] = self.text(f'{option}["{key}"]', value)
         if problem := checks.tags(rendered):
             raise BuildError(f"{option}: {problem}")
         return rendered
+
+
+def _check_rendered(option: str, text: str, check: Callable[[str], str | None]) -> None:
+    if problem := check(text):
+        raise BuildError(f"{option}: {problem}")
 
 
 def late_data(facts: Facts) -> Mapping[str, object]:
@@ -148,7 +158,7 @@ def plan_build(config: Config, facts: Facts, late: Late) -> Plan:
 
 def _try_late_texts(config: Config, late: Late) -> None:
     """Render what needs the disk with a made-up one, while there is nothing to undo."""
-    late.text("mount_path", config.mount_path, Device="xvdf")
+    plan_mount_path(config, late, "xvdf")
     for command in config.pre_mount_commands:
         late.text("pre_mount_commands", command, Device="/dev/xvdf", PartitionDevice="/dev/xvdf1")
     for command in config.post_mount_commands:
@@ -228,12 +238,14 @@ def _plan_image(
 ) -> ImageRequest:
     """`device`, at `path`, is the template's mapping of the root."""
     kept = (source.root.get("Bsu") or {}) if source else {}
+    description = late.text("omi_description", config.omi_description)
+    _check_rendered("omi_description", description, checks.description)
     others = source.other_mappings if source else ()
     for unknown in unknown_removals(others, config.omi_block_device_mappings):
         late.warn(f"Warning: {unknown}.no_device: there is no such device to leave out")
     return ImageRequest(
         name=config.omi_name,
-        description=late.text("omi_description", config.omi_description),
+        description=description,
         architecture=source.architecture if source else "x86_64",
         root=plan_root_mapping(
             root,
@@ -255,17 +267,17 @@ def plan_extra_mounts(config: Config) -> tuple[ExtraMount, ...]:
     return tuple(ExtraMount(*triple) for triple in config.mounts)
 
 
-def plan_mount_path(config: Config, late: Late, disk: Disk) -> str:
-    path = late.text("mount_path", config.mount_path, Device=disk.name)
-    if not path.startswith("/") or path.rstrip("/") == "":
-        raise BuildError(f'mount_path: must be an absolute path below /, found "{path}"')
+def plan_mount_path(config: Config, late: Late, device: str) -> str:
+    """Where the disk called `device` is mounted."""
+    path = late.text("mount_path", config.mount_path, Device=device)
+    _check_rendered("mount_path", path, checks.mount_path)
     return path
 
 
 def plan_wrapper(config: Config, scope: Scope) -> Callable[[str], str] | None:
     """What to put around privileged commands; None where nothing is.
 
-    The command goes in as it is: it is never taken for template text itself.
+    The command goes in as it is: it is never taken for template text itself. Raises BuildError.
     """
     if config.command_wrapper.strip() in ("", DEFAULT_COMMAND_WRAPPER, "{{ .Command }}"):
         return None
@@ -273,10 +285,14 @@ def plan_wrapper(config: Config, scope: Scope) -> Callable[[str], str] | None:
 
     def wrap(command: str) -> str:
         try:
-            return template.render(scope, Fields(Command=Literal(command)))
+            wrapped = template.render(scope, Fields(Command=Literal(command)))
         except TemplateError as error:
             raise BuildError(f"command_wrapper: {error}") from error
+        _check_rendered("command_wrapper", wrapped, checks.text)
+        return wrapped
 
+    # While there is nothing to undo.
+    wrap("true")
     return wrap
 
 

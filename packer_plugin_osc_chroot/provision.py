@@ -59,7 +59,7 @@ def provision(
         "find partition",
         lambda: find_partition(disk, config.partition_number, host=host, token=token),
     )
-    mount_path = plan_mount_path(config, late, disk)
+    mount_path = plan_mount_path(config, late, disk.name)
     ui.say(f"Mounting {partition} at {mount_path}...")
     journal.mounting(mount_path, str(partition.path))
     root = phases.enter(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
@@ -34,6 +34,8 @@ def find_access(
 ) -> Access:
     """`redact` learns the keys. Raises BuildError where this is no OUTSCALE VM, or there are none."""
     identity = read_identity(config, environ, token=token)
+    if config.vm_id and config.metadata_url:
+        ui.message("metadata_url: not asked, since vm_id says which VM this is")
     cloud = find_cloud(
         config, environ, lambda: identity.region, redact=redact, journal=journal, token=token, ui=ui
     )
@@ -52,7 +54,10 @@ def find_cloud(
 ) -> Cloud:
     """The API alone. `region_here` is asked where neither options, environment nor profile name one,
     and may not know. Raises BuildError where there are no credentials, or no Region."""
-    credentials = find_credentials(config, environ)
+    # A file of a network filesystem that is gone is waited for in vain.
+    credentials = abandonable(
+        lambda: find_credentials(config, environ), token=token, name="credentials"
+    )
     redact.add((credentials.secret_key, credentials.access_key, credentials.session_token))
     if config.profile and not credentials.is_of_profile:
         ui.message(

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from packer_plugin_osc_chroot.cloud.named_files import read_named
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.config import AccessOptions
 
 # In the order in which they are looked at: today's name, then the older one.
@@ -139,6 +141,16 @@ def find_credentials(config: AccessOptions, environ: Mapping[str, str]) -> Crede
             hint=f"Set {other} there too: the keys in the profile file are used as a pair only",
         )
     skip = config.insecure_skip_tls_verify or _truth(pick("", "tls_skip_verify"))
+    region = pick(config.region, "region")
+    endpoint = pick(config.custom_endpoint_oapi, "endpoint")
+    for option, problem in (
+        ("region", checks.region(region) if region else None),
+        ("custom_endpoint_oapi", endpoint_problem(endpoint)),
+    ):
+        if problem:
+            raise BuildError(
+                f"{option}: {problem}", hint="It is from the environment or the profile file"
+            )
     x509_cert = pick(config.x509_cert_path, "x509_cert")
     x509_key = pick(config.x509_key_path, "x509_key")
     _check_certificate(x509_cert, x509_key)
@@ -146,8 +158,8 @@ def find_credentials(config: AccessOptions, environ: Mapping[str, str]) -> Crede
         # A line end that came along from a file cannot be part of a header.
         access_key=access_key.strip(),
         secret_key=secret_key.strip(),
-        region=pick(config.region, "region"),
-        endpoint=pick(config.custom_endpoint_oapi, "endpoint"),
+        region=region,
+        endpoint=endpoint,
         verify=not skip,
         x509_cert=x509_cert,
         x509_key=x509_key,
@@ -157,7 +169,7 @@ def find_credentials(config: AccessOptions, environ: Mapping[str, str]) -> Crede
     )
 
 
-def _found_in(config: Config, environ: Mapping[str, str]) -> str:
+def _found_in(config: AccessOptions, environ: Mapping[str, str]) -> str:
     """Where a pair comes from that is not a profile's, or the half of one that there is."""
     there = [key for key in ("access_key", "secret_key") if getattr(config, key)]
     names = [
@@ -181,10 +193,13 @@ def _check_certificate(cert: str, key: str) -> None:
     for option, name in (("x509_cert_path", cert), ("x509_key_path", key)):
         try:
             if name:
-                Path(name).read_bytes()
+                read_named(name)
         except OSError as error:
-            reason = (error.strerror or "cannot be read").lower()
-            raise BuildError(f"{option}: {name}: {reason}") from error
+            reason = error.strerror or "cannot be read"
+            raise BuildError(
+                f"{option}: {name}: {reason[0].lower()}{reason[1:]}",
+                hint=f"Set {option} to a file in PEM",
+            ) from error
     if not cert:
         return
     # Imported here: Prepare uses this module too, and this is a slow import.
@@ -194,6 +209,10 @@ def _check_certificate(cert: str, key: str) -> None:
         # A password is never asked for: the terminal is Packer's.
         ssl.create_default_context().load_cert_chain(cert, key or None, password="")
     except (ssl.SSLError, OSError, ValueError) as error:
+        if getattr(error, "reason", None) == "KEY_VALUES_MISMATCH":
+            raise BuildError(
+                f"x509_key_path: {key or cert}: holds another key than that of the certificate {cert}"
+            ) from error
         both = f"{cert} and {key}" if key else cert
         raise BuildError(
             f"x509_cert_path: {both}: not a certificate with its private key, unencrypted, in PEM"
@@ -217,7 +236,7 @@ def _profile(wanted: str, environ: Mapping[str, str]) -> Mapping[str, str]:
     name = wanted or environ.get("OSC_PROFILE") or "default"
     setting = "profile" if wanted else "OSC_PROFILE"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_named(str(path)).decode())
     except FileNotFoundError:
         if not asked:
             return {}
@@ -225,10 +244,12 @@ def _profile(wanted: str, environ: Mapping[str, str]) -> Mapping[str, str]:
             f"profile file {path}: not found",
             hint="Correct OSC_CONFIG_FILE, or unset it, OSC_PROFILE and the option profile",
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         # Not the parser's own message: it may quote the file, and the file holds keys.
         reason = error.strerror if isinstance(error, OSError) else "not valid JSON"
-        raise BuildError(f"profile file {path}: {reason}", hint="Mend or remove it") from None
+        raise BuildError(
+            f"profile file {path}: {reason}", hint="Mend or remove it, or correct OSC_CONFIG_FILE"
+        ) from None
     profile = document.get(name) if isinstance(document, dict) else None
     if profile is None and not asked:
         return {}
@@ -238,10 +259,11 @@ def _profile(wanted: str, environ: Mapping[str, str]) -> Mapping[str, str]:
             f'profile file {path}: has no profile "{name}"',
             hint=f"Set {setting} to one of: {known}" if known else "Add it",
         )
-    return {**_flatten(profile), "source": f'profile "{name}" in {path}'}
+    where = f'profile "{name}" in {path}'
+    return {**_flatten(profile, where), "source": where}
 
 
-def _flatten(profile: Mapping[str, Any]) -> Mapping[str, str]:
+def _flatten(profile: Mapping[str, Any], where: str) -> Mapping[str, str]:
     endpoints = profile.get("endpoints")
     endpoint = endpoints.get("api") if isinstance(endpoints, dict) else None
     if not endpoint and profile.get("host"):
@@ -258,4 +280,9 @@ def _flatten(profile: Mapping[str, Any]) -> Mapping[str, str]:
         "x509_key": profile.get("x509_client_key"),
         "tls_skip_verify": "true" if profile.get("tls_skip_verify") else None,
     }
-    return {key: str(value) for key, value in found.items() if value}
+    for key, value in found.items():
+        # Not the value: it may be a secret.
+        if value and not isinstance(value, str):
+            kind = type(value).__name__
+            raise BuildError(f"{where}: {key}: expected a string, found {kind}")
+    return {key: value for key, value in found.items() if value}

@@ -136,6 +136,7 @@ class Host:
             input=input,
             on_line=on_line,
             success=success,
+            wrapped=self.wrap is not None and privileged,
             on_left=on_left,
         )
 
@@ -153,6 +154,7 @@ class Host:
             input=None,
             on_line=on_line,
             success=(0,),
+            wrapped=self.wrap is not None,
         )
 
     def kill(self, pids: Sequence[int], number: signal.Signals) -> None:
@@ -206,6 +208,7 @@ class Host:
         input: bytes | None,
         on_line: Callable[[str], None] | None,
         success: Container[int],
+        wrapped: bool,
         on_left: Callable[[Family], None] = lambda family: None,
     ) -> Completed:
         tail: deque[str] = deque(maxlen=TAIL_LINES)
@@ -252,7 +255,7 @@ class Host:
                 name=name,
                 shown=shown,
                 tail=tail,
-                wrapped=self.wrap is not None,
+                wrapped=wrapped,
             )
         return completed
 
@@ -338,8 +341,9 @@ def _failed(
     else:
         what = f"failed with status {status}"
     said = _reason(tail, name=name)
-    message = f"`{shown}` {what}" + (f": {said}" if said else "")
-    return CommandError(message, status=status, hint=hint, details=tuple(tail))
+    through = " through command_wrapper" if wrapped else ""
+    message = f"`{shown}`{through} {what}" + (f": {said}" if said else "")
+    return CommandError(message, status=status, program=name, hint=hint, details=tuple(tail))
 
 
 def _reason(tail: Sequence[str], *, name: str) -> str:

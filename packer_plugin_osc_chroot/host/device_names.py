@@ -7,17 +7,10 @@ import string
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from packer_plugin_osc_chroot.options.devices import letters
+
 # The most volumes that a VM holds, its own among them (OUTSCALE user guide).
 VM_VOLUMES = 40
-
-
-def letters(device_name: str) -> str:
-    """The letters of a device name: "f" of /dev/xvdf, /dev/sdf, xvdf1; "" for other names."""
-    name = device_name.removeprefix("/dev/").rstrip(string.digits)
-    for prefix in ("xvd", "sd"):
-        if name.startswith(prefix):
-            return name[len(prefix) :]
-    return ""
 
 
 def free_names(taken: Collection[str], *, dev: Path = Path("/dev")) -> Iterator[str]:

@@ -20,7 +20,6 @@ from pathlib import Path
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.device_names import letters
 from packer_plugin_osc_chroot.host.disk import (
     DEV,
     GIB,
@@ -33,6 +32,7 @@ from packer_plugin_osc_chroot.host.disk import (
     sysfs_entry,
 )
 from packer_plugin_osc_chroot.host.signatures import read_signatures
+from packer_plugin_osc_chroot.options.devices import letters
 
 log = logging.getLogger(__name__)
 

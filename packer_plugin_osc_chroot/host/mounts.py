@@ -149,8 +149,9 @@ def _make_dirs(host: Host, path: str, *, made: list[str], token: CancelToken) ->
         try:
             host.run(["mkdir", "-p", "--", path], token=token)
             break
-        except CommandError:
+        except CommandError as error:
             if attempt == 4:
+                error.hint = error.hint or "Set mount_path to where a folder can be made"
                 raise
     if not os.path.isdir(path):
         raise BuildError(f"mount_path {path} is not a folder")

@@ -167,29 +167,35 @@ def mounted_partition(
     token: CancelToken,
 ) -> Iterator[Path]:
     """`mounted_root` of a partition, with an error that says which one it may be where it is not."""
-    if partition.fstype == "xfs":
-        # This VM, or another build, may run the same image: XFS mounts a UUID once only.
-        options = (*options, "nouuid")
+    # This VM, or another build, may run the same image: XFS mounts a UUID once only.
+    always = ("nouuid",) if partition.fstype == "xfs" else ()
     with ExitStack() as stack:
         try:
             root = stack.enter_context(
                 mounted_root(
-                    host, str(partition.path), mount_path, options=options, ui=ui, token=token
+                    host,
+                    str(partition.path),
+                    mount_path,
+                    options=(*options, *always),
+                    ui=ui,
+                    token=token,
                 )
             )
         except UndoError:
             raise
         except CommandError as error:
-            raise _explained(
-                error.message,
-                partition.disk,
-                host=host,
-                token=token,
-                said=error.details,
-                other_than=partition.path,
-                suggest=_is_wrong_one(partition, error),
-                hint=error.hint,
-            ) from error
+            if _is_wrong_one(partition, error):
+                raise _explained(
+                    error.message,
+                    partition.disk,
+                    host=host,
+                    token=token,
+                    said=error.details,
+                    other_than=partition.path,
+                ) from error
+            if error.program == "mount" and options and not error.hint:
+                error.hint = f"mount_options may be why: {', '.join(options)}"
+            raise
         if partition.is_default and _is_boot(root):
             raise _explained(
                 f"{partition} is no root filesystem: it has what belongs in /boot",
@@ -202,7 +208,12 @@ def mounted_partition(
 
 
 def _is_wrong_one(partition: RootPartition, error: CommandError) -> bool:
-    """Whether mount failed for what is on the partition, not for the options or the mount point."""
+    """Whether mount failed for what is on the partition, not for the options or the mount point.
+
+    Status 32 is mount's own failure; the wrapper may have others.
+    """
+    if error.program != "mount" or error.status != 32:
+        return False
     unknown = "unknown filesystem type" in "\n".join(error.details)
     return unknown or partition.fstype not in _ROOT_TYPES
 
@@ -244,8 +255,6 @@ def _explained(
     token: CancelToken,
     said: Sequence[str] = (),
     other_than: Path | None = None,
-    suggest: bool = True,
-    hint: str = "",
 ) -> BuildError:
     """The error, with what is on the disk and the mount_partition that may be meant."""
     found: dict[Path, Signatures] = {}
@@ -258,14 +267,14 @@ def _explained(
             found[path] = Signatures()
         lines.append(_listed(path, found[path]))
     best = _best([path for path in found if path != other_than], found)
-    if best is not None and suggest:
+    if best is not None:
         number = str(best)[len(str(partition_path(disk.path, 1))) - 1 :]
         hint = f'{best} may be the root: set mount_partition = "{number}"'
     elif any(each.fstype == "LVM2_member" for each in found.values()):
         hint = "A root inside LVM cannot be built on: use a source OMI with the root on a partition"
-    elif not hint and lines:
+    elif lines:
         hint = "Set mount_partition to the one that holds /, or to 0 for the whole disk"
-    elif not hint:
+    else:
         hint = (
             'Set mount_partition = "0" where the disk itself is the filesystem, or make partition and'
             " filesystem in pre_mount_commands"

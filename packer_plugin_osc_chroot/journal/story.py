@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,6 @@ class Story:
     # OMIs that were deregistered for a successor which was not kept, as the API showed them.
     former: Sequence[Mapping[str, Any]] = ()
     end: str = ""
-    kept_ids: frozenset[str] = field(default=frozenset())
 
     def of(self, action: str) -> list[Effect]:
         """The effects of one action, newest first."""
@@ -125,7 +124,6 @@ def read_story(text: bytes) -> Story | None:
         stand,
         processes=processes,
         former=[] if committed else [*former.values()],
-        kept_ids=frozenset(kept),
         **found,
     )
 

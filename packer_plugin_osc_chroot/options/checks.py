@@ -4,6 +4,7 @@ Sources: the OUTSCALE API document (CreateImage, CreateVolume, LinkVolume, Creat
 as noted at each.
 """
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
@@ -20,8 +21,22 @@ MAX_IOPS = 13_000
 MAX_IOPS_PER_GIB = 300
 # CreateImage, BootModes.
 BOOT_MODES = ("legacy", "uefi")
+# CreateImage has no limit of a Description in the document; EC2's, which the API follows, is this.
+DESCRIPTION_CHARACTERS = 255
 # CreateTags: a key has 1 to 255 characters, a value at most 255.
 _MAX_TAG = 255
+
+
+def text(value: str) -> str | None:
+    """What no option's text may hold, wherever it goes: programs and paths end at a NUL, and Packer
+    and the API take UTF-8 only."""
+    if "\0" in value:
+        return "holds a NUL character, which neither a command, a path nor the API can have"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "is no valid UTF-8"
+    return None
 
 
 def image_name(value: str) -> str | None:
@@ -108,6 +123,13 @@ def url(value: str) -> str | None:
     return f'must be an address such as http://169.254.169.254, found "{value}"'
 
 
+def description(value: str) -> str | None:
+    if bad := sorted({char for char in value if ord(char) < 0x20 and char not in "\t\n\r"}):
+        shown = " ".join(repr(char) for char in bad)
+        return f"may hold no control characters, found {shown}"
+    return None
+
+
 def virtualization_type(value: str) -> str | None:
     if value == "hvm":
         return None
@@ -182,15 +204,21 @@ def mount_option(value: str) -> str | None:
     return f'must be options for mount, found "{value}"'
 
 
-def absolute_path(value: str) -> str | None:
+def mount_path(value: str) -> str | None:
     # A late template may make the path as a whole.
-    if value.startswith(("/", "{{")):
-        return None
-    return f'must be an absolute path, found "{value}"'
+    if not value.startswith(("/", "{{")):
+        return f'must be an absolute path, found "{value}"'
+    if "{{" not in value and _is_root(value):
+        return f'must be a folder below /, found "{value}": that is the root of this VM'
+    return None
+
+
+def _is_root(path: str) -> bool:
+    return posixpath.normpath(path) in ("/", "//")
 
 
 def file_to_copy(value: str) -> str | None:
-    if value.startswith("/") and value.rstrip("/"):
+    if value.startswith("/") and not _is_root(value):
         return None
     return f'must be the absolute path of a file, found "{value}"'
 
@@ -203,6 +231,8 @@ def mount_triple(value: Sequence[str]) -> str | None:
         return "must name a filesystem type and a source, found an empty string"
     if not target.startswith("/"):
         return f'must name an absolute mount point, found "{target}"'
+    if _is_root(target):
+        return f'must name a mount point below /, found "{target}": that is the image itself'
     if kind == "bind" and not source.startswith("/"):
         return f'must bind an absolute path, found "{source}"'
     return None

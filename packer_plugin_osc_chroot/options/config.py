@@ -130,14 +130,15 @@ class Config(AccessOptions):
         check=checks.subregion,
     )
     metadata_url: str = option(
-        "The address of the VM's metadata service. The environment's `OSC_CHROOT_METADATA_URL` does"
-        " the same.",
+        "The address of the VM's metadata service, which is not asked with `vm_id`. The environment's"
+        " `OSC_CHROOT_METADATA_URL` does the same.",
         default="",
         default_text="`http://169.254.169.254`",
         check=checks.url,
     )
     skip_metadata_api_check: bool = option(
-        "Do not ask the VM's metadata service; `vm_id` is required then.",
+        "Do not ask the VM's metadata service; `vm_id` is required then, with which it is not asked"
+        " anyway.",
         default=False,
     )
     source_omi: str = option(
@@ -168,6 +169,7 @@ class Config(AccessOptions):
     omi_description: str = option(
         "The new OMI's description.",
         default="",
+        check=checks.description,
         fields=BUILD_FIELDS,
         older=("ami_description",),
     )
@@ -234,8 +236,9 @@ class Config(AccessOptions):
         older=("ami_block_device_mappings",),
     )
     launch_block_device_mappings: tuple[BlockDevice, ...] = option(
-        "The block devices of a VM launched for the build. This builder launches none: they are"
-        " checked, and ignored with a warning.",
+        "The block devices of the VM that other builders launch for the build, and nothing of the new"
+        " OMI. This builder launches none: they are checked, and ignored with a warning. What VMs of"
+        " the new OMI get goes into `omi_block_device_mappings`.",
         default=(),
     )
     tags: Mapping[str, str] | None = option(
@@ -290,7 +293,7 @@ class Config(AccessOptions):
         " it: nothing of Amazon is there.",
         default=DEFAULT_MOUNT_PATH,
         fields=(*BUILD_FIELDS, "Device"),
-        check=checks.absolute_path,
+        check=checks.mount_path,
     )
     mount_partition: str = option(
         "The number of the partition that holds `/`; `0` stands for the whole disk.",

@@ -3,7 +3,8 @@
 Legacy JSON templates write numbers and booleans as strings at will, and Packer's own builders accept
 that; the rules here are theirs (mapstructure's weak decoding), and a test compares the two. Refused
 here is what can only be a mistake: a number with a fraction or beyond 64 bits where a whole one is
-wanted, a number without unit as a duration, a map or a single value as a list of lists.
+wanted, a number without unit as a duration, a map or a single value as a list of lists. A map's null
+leaves its key out.
 HCL2 values arrive already typed by core.
 """
 
@@ -14,6 +15,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.declaration import Kind
 from packer_plugin_osc_chroot.options.duration import parse_duration
 from packer_plugin_osc_chroot.options.report import Report
@@ -97,6 +99,9 @@ def wrong_type(kind: Kind, value: object, path: str, report: Report) -> None:
 def _string(value: object, path: str, report: Report) -> str:
     match value:
         case str():
+            if problem := checks.text(value):
+                report.error(path, problem)
+                return ""
             return value
         case bool():
             return "1" if value else "0"
@@ -106,7 +111,7 @@ def _string(value: object, path: str, report: Report) -> str:
             # Go writes all digits and no exponent.
             return format(Decimal(repr(value)), "f").removesuffix(".0")
         case None:
-            # A list's or a map's null.
+            # A list's null.
             return ""
     wrong_type(Kind.STRING, value, path, report)
     return ""
@@ -163,7 +168,8 @@ def _duration(value: object, path: str, report: Report) -> float | None:
 def _strings(value: object, path: str, report: Report) -> tuple[str, ...]:
     match value:
         case str():
-            return tuple(value.split(",")) if value else ()
+            text = _string(value, path, report)
+            return tuple(text.split(",")) if text else ()
         case list():
             return tuple(_string(item, f"{path}[{i}]", report) for i, item in enumerate(value))
         case dict():
@@ -199,4 +205,9 @@ def _string_map(value: object, path: str, report: Report) -> dict[str, str]:
     if not isinstance(value, dict):
         wrong_type(Kind.STRING_MAP, value, path, report)
         return {}
-    return {str(key): _string(item, f"{path}.{key}", report) for key, item in value.items()}
+    # Null is "not set" everywhere: `Name = var.named ? "x" : null` is no tag where it is null.
+    return {
+        _string(key, path, report): _string(item, f"{path}.{key}", report)
+        for key, item in value.items()
+        if item is not None
+    }

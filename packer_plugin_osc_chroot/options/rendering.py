@@ -6,7 +6,8 @@ What is rendered late is kept as it was written. Source of the rules: Packer's `
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from packer_plugin_osc_chroot.options.declaration import Option
+from packer_plugin_osc_chroot.options import checks
+from packer_plugin_osc_chroot.options.declaration import Kind, Option
 from packer_plugin_osc_chroot.options.decode import describe
 from packer_plugin_osc_chroot.options.report import Report
 from packer_plugin_osc_chroot.template.engine import (
@@ -61,12 +62,15 @@ def _render(value: Any, path: str, row: Option, scope: Scope, report: Report) ->
                 _render(item, f"{path}[{i}]", row, scope, report) for i, item in enumerate(value)
             ]
         case dict():
-            return {
-                _render(key, path, row, scope, report): _render(
-                    item, f"{path}.{key}", row, scope, report
-                )
-                for key, item in value.items()
-            }
+            items: dict[Any, Any] = {}
+            for key, item in value.items():
+                name = _render(key, path, row, scope, report)
+                if name in items:
+                    report.warn(
+                        path, f'"{key}" is "{name}", which is given before; this one counts'
+                    )
+                items[name] = _render(item, f"{path}.{key}", row, scope, report)
+            return items
     return value
 
 
@@ -76,6 +80,9 @@ def _render_text(text: str, path: str, row: Option, scope: Scope, report: Report
     template = compile_template(text)
     if row.late:
         _try(template, row, scope)
+        known = _known_text(template, scope)
+        if known is not None and (problem := _problem(known, row)):
+            report.error(path, problem)
         return text
     result = template.render_once_reporting(scope, DECODE_DATA)
     if result.missing:
@@ -96,3 +103,18 @@ def _try(template: Template, row: Option, scope: Scope) -> None:
         raise
     except TemplateError:
         pass
+
+
+def _known_text(template: Template, scope: Scope) -> str | None:
+    """What it renders to where it asks for nothing that only the build knows, else None."""
+    try:
+        return template.render(scope, Fields())
+    except TemplateError:
+        return None
+
+
+def _problem(text: str, row: Option) -> str | None:
+    problem = checks.text(text)
+    if not problem and row.check and row.kind is Kind.STRING:
+        problem = row.check(text)
+    return problem

@@ -45,8 +45,9 @@ class Report:
 
 
 def _bounded(message: str) -> str:
-    """A message quotes what it is about, and that may have any length."""
-    return message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}…"
+    """A message quotes what it is about, and that may have any length and any character."""
+    message = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]}…"
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
 
 
 def _is_at_or_below(path: str, top: str) -> bool:

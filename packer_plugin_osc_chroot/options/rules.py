@@ -109,7 +109,8 @@ class Rules:
         if launched:
             self._report.warn(
                 _LAUNCH_MAPPINGS,
-                f"ignored: this builder launches no VM; the new OMI's devices go in {_MAPPINGS}",
+                "ignored: they are those of a VM launched for the build, and this builder launches"
+                f" none; what VMs of the new OMI get goes in {_MAPPINGS}",
             )
         self._check_each_mapping(_LAUNCH_MAPPINGS, launched, devices.letters(devices.ROOT))
 

@@ -61,7 +61,7 @@ def _read_row(row: Option, raw: Mapping[str, Any], prefix: str, report: Report) 
                 report.error(place, problem)
             return (value,) if value else None
         if spelling.name == row.block:
-            value = _entries(row, value)
+            value = _entries(row, value, result or {}, place, report)
         joined = {**result, **value} if result else value
         # Empty strings and 0 are "not set"; a duration is not, when it was written.
         if (value or row.kind is Kind.DURATION) and not report.has_failed(place):
@@ -128,11 +128,20 @@ def _block(table: type[Block], value: object, path: str, report: Report) -> Bloc
     return block
 
 
-def _entries(row: Option, blocks: Sequence[Block]) -> dict[str, str]:
-    """Blocks of a key and a value, as a map."""
+def _entries(
+    row: Option, blocks: Sequence[Block], before: Mapping[str, str], path: str, report: Report
+) -> dict[str, str]:
+    """Blocks of a key and a value, as a map. As with Packer's own builders, the last of a key counts
+    (KeyValues.CopyOn in the SDK), also before what the map itself has; here that is said."""
     assert row.pair is not None, "a row with a block has its table"
-    key, value = (inner.name for inner in options_of(row.pair))
-    return {getattr(block, key): getattr(block, value) for block in blocks}
+    key_name, value_name = (inner.name for inner in options_of(row.pair))
+    entries: dict[str, str] = {}
+    for i, block in enumerate(blocks):
+        key, value = getattr(block, key_name), getattr(block, value_name)
+        if key and UNKNOWN not in key and (key in before or key in entries):
+            report.warn(f"{path}[{i}].{key_name}", f'"{key}" is given before; this one counts')
+        entries[key] = value
+    return entries
 
 
 def _report_unknown(

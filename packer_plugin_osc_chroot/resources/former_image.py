@@ -94,19 +94,37 @@ def bring_back(
     ui.say(f'Registering the former OMI "{name}" again...')
     try:
         again = _register(cloud, image, token=token)
-        if again == image_id:
-            ui.message(f"OMI {image_id} was not deregistered")
-            return
-        _give_back(cloud, image, again, token=token, ui=ui)
-        cloud.journal.returned(image_id, again)
     except BuildError as error:
         raise UndoError(
-            f'the former OMI "{name}" ({image_id}) is not registered again as it was:'
-            f" {error.message}",
+            f'the former OMI "{name}" ({image_id}) is not registered again: {error.message}',
             left=(_lost(image),),
             hint="Register it from them: osc-cli api CreateImage",
         ) from error
+    if again == image_id:
+        ui.message(f"OMI {image_id} was not deregistered")
+        return
+    try:
+        _give_back(cloud, image, again, token=token, ui=ui)
+    except BuildError as error:
+        # It is there, whatever it lacks: nobody is to register it once more.
+        cloud.journal.returned(image_id, again)
+        raise UndoError(
+            f'the former OMI "{name}" is {again} now (it was {image_id}), and lacks tags or'
+            f" permissions that it had: {error.message}",
+            left=(_had(image, again),),
+            hint="Give them to it: osc-cli api CreateTags, osc-cli api UpdateImage",
+        ) from error
+    cloud.journal.returned(image_id, again)
     ui.message(f'The former OMI "{name}" is {again} now (it was {image_id})')
+
+
+def _had(image: Json, again: str) -> str:
+    """What the OMI had that is now registered as `again`, in a user's words."""
+    tags = ", ".join(f"{key}={value}" for key, value in as_map(image.get("Tags")).items())
+    permissions = parse_permissions(image.get("PermissionsToLaunch"))
+    accounts = [*permissions.account_ids, *(["everybody"] if permissions.everybody else [])]
+    launched = ", ".join(accounts) or "nobody else"
+    return f"OMI {again}, which had the tags {tags or 'none'}, and was permitted to {launched}"
 
 
 def _register(cloud: Cloud, image: Json, *, token: CancelToken) -> str:
@@ -154,13 +172,34 @@ def delete_former_snapshots(
     *,
     account_id: str,
     in_use: Collection[str],
+    token: CancelToken,
     ui: Ui,
 ) -> None:
     """Delete what deregistered OMIs leave, unless something else uses it, the ids `in_use` included.
 
-    The new OMI is there by now: what cannot be deleted is said, and no failure.
+    The new OMI is there by now: what cannot be deleted is said, and no failure. A cancel leaves the
+    rest.
     """
-    token = CancelToken(deadline=_SNAPSHOT_SECONDS, reason="the API did not allow it in time")
+    own = CancelToken(deadline=_SNAPSHOT_SECONDS, reason="the API did not allow it in time")
+    try:
+        with token.on_cancel(own.cancel):
+            _delete_snapshots(cloud, former, account_id=account_id, in_use=in_use, token=own, ui=ui)
+    except Exception as error:
+        # Whatever it is: the build is complete.
+        log.exception("deleting the snapshots of the former OMI")
+        ids = ", ".join(str(image.get("ImageId")) for image in former)
+        ui.error(f"Snapshots of the former OMI {ids} may be left: {error}")
+
+
+def _delete_snapshots(
+    cloud: Cloud,
+    former: Collection[Json],
+    *,
+    account_id: str,
+    in_use: Collection[str],
+    token: CancelToken,
+    ui: Ui,
+) -> None:
     gone = {str(image["ImageId"]) for image in former}
     wanted = [each for image in former for each in snapshots_in(image) if each not in in_use]
     if not wanted:

@@ -26,6 +26,11 @@ _BSU_KEYS = ("DeleteOnVmDeletion", "Iops", "SnapshotId", "VolumeSize", "VolumeTy
 # How long the name of an OMI that was deregistered may still be refused, in seconds.
 _NAME_SECONDS = 15.0
 
+NAME_TAKEN_HINT = (
+    "Choose another name, for example with {{timestamp}} in it, delete that OMI, or have it replaced"
+    " with force_deregister = true"
+)
+
 Json = Mapping[str, Any]
 
 
@@ -193,7 +198,17 @@ def register_image(
 
     def send() -> str:
         body = request.body(snapshot_id)
-        return create_image(cloud, body, name_is_new=name_is_new, token=token)
+        try:
+            return create_image(cloud, body, name_is_new=name_is_new, token=token)
+        except CloudError as error:
+            # What else is in conflict (a snapshot's state) has no such OMI.
+            if error.status == 409 and images_named(cloud, request.name, account_id, token=token):
+                error.message = (
+                    f'omi_name: another OMI took the name "{request.name}" while this build ran:'
+                    f" {error.message}"
+                )
+                error.hint = NAME_TAKEN_HINT
+            raise
 
     def find() -> str | None:
         return find_by_snapshot(cloud, request.name, account_id, snapshot_id, token=token)

@@ -17,7 +17,7 @@ from packer_plugin_osc_chroot.cloud.wait import SETTLE_SECONDS, insist, sent_onc
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names, letters
+from packer_plugin_osc_chroot.host.device_names import VM_VOLUMES, free_names
 from packer_plugin_osc_chroot.host.disk import (
     GIB,
     Disk,
@@ -36,6 +36,7 @@ from packer_plugin_osc_chroot.host.disk_search import (
 from packer_plugin_osc_chroot.host.link_lock import appearing, link_lock, own_disk
 from packer_plugin_osc_chroot.host.rootfs import Files, LocalFiles
 from packer_plugin_osc_chroot.host.uevents import disk_sign
+from packer_plugin_osc_chroot.options.devices import letters
 from packer_plugin_osc_chroot.resources.removal import Attempt
 from packer_plugin_osc_chroot.resources.snapshot import pending_snapshot
 from packer_plugin_osc_chroot.resources.volume import read_volume

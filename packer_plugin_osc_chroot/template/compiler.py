@@ -28,10 +28,12 @@ _CHAIN_LENGTH = 50
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """Immutable, and safe to render from several threads. `templates`: the block of each name."""
+    """Immutable, and safe to render from several threads. `templates`: the block of each name.
+    `parts`: the size of what was compiled."""
 
     jinja: JinjaTemplate
     templates: dict[str, str]
+    parts: int
 
     @property
     def root(self) -> str:
@@ -54,7 +56,7 @@ def compile_tree(parsed: tree.Tree) -> Compiled:
     try:
         template = nodes.Template(compiler.blocks())
         template.set_environment(_environment())
-        return Compiled(_environment().from_string(template), templates)
+        return Compiled(_environment().from_string(template), templates, parsed.parts)
     except (RecursionError, MemoryError, SyntaxError) as error:
         raise TemplateError("an expression of the template is nested too deep") from error
 

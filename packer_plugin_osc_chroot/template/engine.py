@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from packer_plugin_osc_chroot.template.errors import (
     MAX_PASSES,
     MAX_SOURCE,
+    PART_STEPS,
     NeverRenders,
     TemplateError,
 )
@@ -93,8 +94,11 @@ class Template:
             if text == before or passes == 1:
                 break
             template = compile_template(text)
+            if template.compiled is not None:
+                budget.spend_text(text)
+                budget.spend(template.compiled.parts * PART_STEPS)
         else:
-            raise TemplateError(
+            raise NeverRenders(
                 "the rendered text holds template text again and again",
                 hint="A variable's value is rendered too: it must not refer to itself",
             )

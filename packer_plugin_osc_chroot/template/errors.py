@@ -14,10 +14,15 @@ MAX_EXPRESSION_DEPTH = 40
 """Parentheses and pipeline stages inside each other; CPython's own parser stops at about 90."""
 MAX_VALUE = 16 << 20
 """Characters of one value or of a rendered text."""
-STEP_TEXT = 2_000
-"""Characters of an argument that count as one step."""
+STEP_TEXT = 100
+"""Characters of an argument, a result or a pass that count as one step: the slowest functions take
+a quarter of a microsecond for each."""
+CALL_STEPS = 5
+"""What a template that is called costs beside its own steps."""
+PART_STEPS = 10
+"""What each part costs that is compiled for another pass."""
 MAX_STEPS = 100_000
-"""Function calls, loop turns and printed values of one rendering."""
+"""Function calls, loop turns and printed values of one text, over all its passes."""
 MAX_CALL_DEPTH = 4_000
 """Templates calling templates."""
 MAX_PASSES = 100
@@ -30,4 +35,4 @@ class TemplateError(BuildError):
 
 class NeverRenders(TemplateError):
     """A template that fails whatever the data's values are: a field that does not exist, a refused
-    function. Known as soon as it is rendered with made-up values."""
+    function, a limit. Known as soon as it is rendered with made-up values."""

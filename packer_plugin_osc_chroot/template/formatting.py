@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from packer_plugin_osc_chroot.template import floats
-from packer_plugin_osc_chroot.template.errors import MAX_VALUE, TemplateError
+from packer_plugin_osc_chroot.template.errors import MAX_VALUE, NeverRenders, TemplateError
 from packer_plugin_osc_chroot.template.quoting import can_backquote, is_printable, quote
 from packer_plugin_osc_chroot.template.values import (
     Byte,
@@ -121,7 +121,7 @@ def _print(value: Value, verb: str, flags: Flags, *, top: bool) -> str:
 def _composite(value: GoMap | GoSlice | GoStruct, verb: str, flags: Flags) -> str:
     count = value.length if isinstance(value, GoSlice) else len(value.entries)
     if count * max(flags.width or 0, flags.precision or 0) > MAX_VALUE:
-        raise TemplateError("printf makes a text that is too long")
+        raise NeverRenders("printf makes a text that is too long")
     if isinstance(value, GoSlice):
         items = [_print(item, verb, flags, top=False) for item in value.items[: value.length]]
         opening, closing = "[", "]"
@@ -274,7 +274,7 @@ class _Printf:
         self._parts.append(text)
         self._size += len(text)
         if self._size > MAX_VALUE:
-            raise TemplateError("printf makes a text that is too long")
+            raise NeverRenders("printf makes a text that is too long")
 
     def _extra(self) -> None:
         shown = [

@@ -103,7 +103,7 @@ def _replace(_call: Call, old: str, new: str, count: int, text: str) -> str:
     limit = -1 if count < 0 else count
     found = text.count(old) if limit < 0 else min(limit, text.count(old))
     if len(text) + found * (len(new) - len(old)) > MAX_VALUE:
-        raise TemplateError("replace makes a text that is too long")
+        raise NeverRenders("replace makes a text that is too long")
     if not old or (old.isascii() and new.isascii()):
         return join([text.replace(old, new, limit)])
     # Go searches bytes: part of a character may be found in another.

@@ -117,7 +117,7 @@ class _Parser:
                 block.start or token, f"unexpected EOF: {{{{{block.keyword}}}}} has no {{{{end}}}}"
             )
         self._define(ROOT, tuple(self._blocks[0].body), token)
-        return Tree(self._templates)
+        return Tree(self._templates, self._nodes)
 
     # Tokens
 

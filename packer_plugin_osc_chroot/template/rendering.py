@@ -4,7 +4,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from packer_plugin_osc_chroot.template.errors import MAX_STEPS, TemplateError
+from packer_plugin_osc_chroot.template.errors import (
+    MAX_STEPS,
+    STEP_TEXT,
+    NeverRenders,
+    TemplateError,
+)
 from packer_plugin_osc_chroot.template.scope import Call
 from packer_plugin_osc_chroot.template.values import NO_VALUE, Value
 
@@ -18,10 +23,15 @@ class Budget:
     def spend(self, steps: int = 1) -> None:
         self._steps -= steps
         if self._steps < 0:
-            raise TemplateError(
+            raise NeverRenders(
                 f"the template takes more than {MAX_STEPS} steps",
-                hint="Does a range in it ever end?",
+                hint="A range or a template that calls itself must end, and texts that double grow"
+                " fast",
             )
+
+    def spend_text(self, text: str) -> None:
+        """What it costs to go through a text."""
+        self.spend(len(text) // STEP_TEXT)
 
 
 class Literals:

@@ -13,9 +13,9 @@ from jinja2.runtime import Context
 
 from packer_plugin_osc_chroot.template import formatting
 from packer_plugin_osc_chroot.template.errors import (
+    CALL_STEPS,
     MAX_CALL_DEPTH,
     MAX_VALUE,
-    STEP_TEXT,
     NeverRenders,
     TemplateError,
 )
@@ -75,14 +75,12 @@ def run(template: JinjaTemplate, rendering: Rendering, root: str) -> str:
         else:
             if isinstance(part, _Entry):
                 if len(stack) > MAX_CALL_DEPTH:
-                    raise TemplateError(
-                        f"templates call each other more than {MAX_CALL_DEPTH} deep"
-                    )
+                    raise NeverRenders(f"templates call each other more than {MAX_CALL_DEPTH} deep")
                 stack.append(_start(template, part.block, part.frame, part.dot))
                 continue
             size += len(part)
             if size > MAX_VALUE:
-                raise TemplateError("the rendered text is too long")
+                raise NeverRenders("the rendered text is too long")
             parts.append(part)
     return join(parts)
 
@@ -107,6 +105,7 @@ def _show(context: Context, value: Value, source: str) -> str:
     if value is None or isinstance(value, NoValue):
         rendering.missing[(value.path if value else "") or source] = None
     text = formatting.show(value)
+    rendering.budget.spend_text(text)
     if _is_final(value):
         return rendering.literals.mark(text)
     return text
@@ -262,6 +261,7 @@ def _ran(context: Context, block: int) -> bool:
 @pass_context
 def _invoke(context: Context, name: str, dot: Value) -> str:
     rendering = _frame(context).rendering
+    rendering.budget.spend(CALL_STEPS)
     block = rendering.templates.get(name)
     if block is None:
         raise TemplateError(f'template "{name}" not defined')
@@ -323,11 +323,12 @@ def _callable(function: Function) -> Callable[..., Value]:
         for index, value in enumerate(arguments):
             _check_argument(function, index, value)
             if isinstance(value, str):
-                rendering.budget.spend(len(value) // STEP_TEXT)
+                rendering.budget.spend_text(value)
         result: Value = function.implementation(rendering.call, *arguments)
         if isinstance(result, str):
             if len(result) > MAX_VALUE:
-                raise TemplateError(f"{function.name} makes a text that is too long")
+                raise NeverRenders(f"{function.name} makes a text that is too long")
+            rendering.budget.spend_text(result)
             if any(map(_is_final, arguments)):
                 return Literal(result)
         return result

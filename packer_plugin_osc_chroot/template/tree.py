@@ -160,6 +160,7 @@ ROOT = "root"
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """All templates of one source text, by name; `ROOT` is always there."""
+    """All templates of one source text, by name; `ROOT` is always there. `parts`: its size."""
 
     templates: Mapping[str, Body]
+    parts: int

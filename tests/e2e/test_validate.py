@@ -226,6 +226,13 @@ def test_every_mistake_at_once_in_json(packer: Packer, tmp_path: Path) -> None:
     assert "Traceback" not in outcome.output and "panic" not in outcome.output
 
 
+def test_nothing_but_the_type_in_json(packer: Packer, tmp_path: Path) -> None:
+    outcome = validate(packer, tmp_path, "t.json", as_json())
+    assert outcome.status == 1
+    assert "omi_name: required, and not set" in words(outcome)
+    assert "source_omi: required, and neither it nor source_omi_filter" in words(outcome)
+
+
 def test_mistakes_in_hcl2(packer: Packer, tmp_path: Path) -> None:
     wrong = EVERY_OPTION.replace('volume_type = "io1"\n    iops', 'volume_type = "gp2"\n    iops')
     wrong = wrong.replace('"1h30m"', '"soon"')

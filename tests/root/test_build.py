@@ -79,6 +79,8 @@ def test_what_a_build_makes(tmp_path: Path) -> None:
             assert (root / "made").read_text() == "yes\n"
             assert (root / "made").stat().st_mode & 0o777 == 0o640
         assert "Where the time went" in ui.text
+        phases = [text.split(",")[1] for kind, text in ui.said if kind == "machine"]
+        assert {"look", "create volume", "provision", "wait for OMI"} <= {*phases}
         tagged = [call for call in cloud.record if call.action == "CreateTags"]
         assert len(tagged) == 3
         assert Artifact(result).id == f"{result.region}:{image.image_id}"

@@ -18,7 +18,7 @@ from in_process import (
 )
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import tiny_image
@@ -26,6 +26,7 @@ from packer_plugin_osc_chroot.localcloud.record import RecordedCall
 from packer_plugin_osc_chroot.localcloud.trouble import Fate, Fault, FaultKind, Trouble
 from packer_plugin_osc_chroot.options.blocks import BlockDevice
 from packer_plugin_osc_chroot.options.config import Packer
+from packer_plugin_osc_chroot.resources import former_image
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
@@ -180,6 +181,79 @@ def test_lost_answers(action: str, kind: FaultKind) -> None:
         assert [image.image_id for image in cloud.images()] == [result.image_id]
         assert live_snapshots(cloud) == list(result.snapshot_ids)
         assert_nothing_left(cloud)
+
+
+def test_a_former_omi_that_comes_back_without_its_tags_says_so() -> None:
+    wrong = BlockDevice(device_name="xvdg", snapshot_id="snap-ffffffff")
+    untagged = dataclasses.replace(DELETE, tags=None, snapshot_tags=None, root_volume_tags=None)
+    config = dataclasses.replace(untagged, omi_block_device_mappings=(wrong,))
+    ui = RecordingUi()
+    with LocalCloud() as cloud:
+        former = run(cloud, config=dataclasses.replace(FORMER, tags={"Name": "web"}))
+        cloud.set_trouble(Trouble(forbidden=["CreateTags"]))
+        with pytest.raises(BuildError, match="CreateImage"):
+            run(cloud, config=config, ui=ui)
+        (image,) = cloud.images()
+        assert f"is {image.image_id} now (it was {former.image_id}), and lacks tags or" in ui.text
+        assert f"left: OMI {image.image_id}, which had the tags Name=web" in ui.text
+        assert "is not registered again" not in ui.text
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), Cancelled()])
+def test_nothing_about_former_snapshots_ends_a_complete_build(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    ui = RecordingUi()
+    with LocalCloud() as cloud:
+        former = run(cloud)
+
+        def fail(*given: Any, **named: Any) -> None:
+            raise error
+
+        monkeypatch.setattr(former_image, "_own", fail)
+        result = run(cloud, config=DELETE, ui=ui)
+        assert [image.image_id for image in cloud.images()] == [result.image_id]
+        assert any(kind == "error" and "former OMI" in text for kind, text in ui.said)
+        assert live_snapshots(cloud) == [*former.snapshot_ids, *result.snapshot_ids]
+
+
+def test_a_cancel_leaves_former_snapshots_and_the_complete_omi() -> None:
+    token = CancelToken()
+
+    class CancellingUi(RecordingUi):
+        def say(self, text: str) -> None:
+            super().say(text)
+            if text.startswith("Deleting snapshot"):
+                token.cancel()
+
+    ui = CancellingUi()
+    with LocalCloud() as cloud:
+        former = run(cloud)
+        result = run(cloud, config=DELETE, token=token, ui=ui)
+        assert [image.image_id for image in cloud.images()] == [result.image_id]
+        assert live_snapshots(cloud) == [*former.snapshot_ids, *result.snapshot_ids]
+        assert f"Snapshot {former.snapshot_ids[0]} of the former OMI is left" in ui.text
+
+
+def test_a_name_that_is_taken_while_the_build_runs() -> None:
+    class TakingUi(RecordingUi):
+        def say(self, text: str) -> None:
+            super().say(text)
+            if text.startswith("Registering OMI"):
+                api = client(cloud)
+                api.change(
+                    "CreateImage",
+                    token=CancelToken(),
+                    ImageName=OPTIONS.omi_name,
+                    SourceImageId=SOURCE,
+                    SourceRegionName=api.region,
+                )
+                api.close()
+
+    with LocalCloud() as cloud:
+        with pytest.raises(BuildError, match="^omi_name: another OMI took the name") as caught:
+            run(cloud, ui=TakingUi())
+        assert "{{timestamp}}" in caught.value.hint and "force_deregister" in caught.value.hint
 
 
 def test_a_former_omi_that_cannot_be_deregistered_stays() -> None:

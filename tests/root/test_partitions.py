@@ -1,5 +1,6 @@
 """The partition that holds the root: found as the kernel names it, or named where it is another."""
 
+import shlex
 import struct
 import subprocess
 import threading
@@ -230,7 +231,27 @@ def test_an_option_that_mount_refuses_names_no_other_partition(make: Disks, tmp_
     with pytest.raises(BuildError, match="^`mount .*nonsense") as caught:
         with mount(find(disk), tmp_path / "mnt", options=["nonsense"]):
             pass
-    assert "may be the root" not in caught.value.hint
+    assert caught.value.hint == "mount_options may be why: nonsense"
+
+
+def test_a_mount_point_that_cannot_be_made_names_no_partition(make: Disks, tmp_path: Path) -> None:
+    disk = make.disk(20, 40)
+    ext4(Path(f"{disk.path}p1"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BuildError, match="^`mkdir .*: Not a directory") as caught:
+        with mount(find(disk), tmp_path / "file" / "mnt"):
+            pass
+    assert caught.value.hint == "Set mount_path to where a folder can be made"
+
+
+def test_a_wrapper_that_fails_is_named(make: Disks, tmp_path: Path) -> None:
+    disk = make.disk(20, 40)
+    ext4(Path(f"{disk.path}p1"))
+    refuse = "in mount*) echo no; exit 1;; esac"
+    host = Host(lambda command: f"case {shlex.quote(command)} {refuse}; {command}")
+    with pytest.raises(BuildError, match="` through command_wrapper failed with status 1: no"):
+        with mount(find(disk), tmp_path / "mnt", host=host):
+            pass
 
 
 def test_duplicate_xfs_uuids_mount(make: Disks, tmp_path: Path) -> None:
@@ -243,10 +264,10 @@ def test_duplicate_xfs_uuids_mount(make: Disks, tmp_path: Path) -> None:
 
 
 def mount(
-    partition: RootPartition, at: Path, *, options: Sequence[str] = ()
+    partition: RootPartition, at: Path, *, options: Sequence[str] = (), host: Host | None = None
 ) -> AbstractContextManager[Path]:
     return mounted_partition(
-        Host(), partition, str(at), options=options, ui=RecordingUi(), token=CancelToken()
+        host or Host(), partition, str(at), options=options, ui=RecordingUi(), token=CancelToken()
     )
 
 

@@ -2,6 +2,7 @@
 limits."""
 
 import json
+import os
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -13,10 +14,12 @@ from in_process import client, sent
 
 from packer_plugin_osc_chroot import cancel
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import Credentials, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
+from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.localcloud import certificate
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
@@ -24,6 +27,7 @@ from packer_plugin_osc_chroot.localcloud.server import ApiServer
 from packer_plugin_osc_chroot.localcloud.trouble import Fate, Trouble
 from packer_plugin_osc_chroot.look import Facts, look
 from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.resources.image import wait_for_image
 from packer_plugin_osc_chroot.resources.snapshot import wait_for_snapshot
 from packer_plugin_osc_chroot.resources.volume import VolumeRequest, created_volume
@@ -63,6 +67,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (directory / PAIR[0]).read_bytes() + (directory / PAIR[1]).read_bytes()
     )
     (directory / "not.pem").write_text("hello")
+    (directory / "large.pem").write_bytes(bytes(2 << 20))
+    (directory / "folder").mkdir()
+    os.mkfifo(directory / "fifo")
     return directory
 
 
@@ -120,7 +127,13 @@ def test_the_client_s_certificate_is_shown(
         ("client.pem", "none.key", "x509_key_path: .*none.key: no such file"),
         ("client.pem", "", "x509_cert_path: .*Set x509_key_path"),
         ("not.pem", "client.key", "x509_cert_path: .*not a certificate with its private key"),
-        ("client.pem", "other.key", "x509_cert_path: .*not a certificate with its private key"),
+        ("client.pem", "other.key", "x509_key_path: .*other.key: holds another key than"),
+        ("/dev/zero", "client.key", "x509_cert_path: /dev/zero: is no regular file"),
+        ("client.pem", "/dev/zero", "x509_key_path: /dev/zero: is no regular file"),
+        ("fifo", "client.key", "x509_cert_path: .*fifo: is no regular file"),
+        ("client.pem", "fifo", "x509_key_path: .*fifo: is no regular file"),
+        ("client.pem", "folder", "x509_key_path: .*folder: is no regular file"),
+        ("large.pem", "client.key", "x509_cert_path: .*large.pem: is larger than 1 MiB"),
         ("client.pem", "locked.key", "x509_cert_path: .*unencrypted"),
     ],
 )
@@ -273,3 +286,16 @@ def test_the_time_limits_of_snapshots_and_omis(wait: Callable[..., object]) -> N
         with pytest.raises(BuildError, match="not shown by the API after 0 s.*_timeout"):
             wait(api, "ami-00000000", timeout=0.3, token=CancelToken(), ui=RecordingUi())
         api.close()
+
+
+def test_a_metadata_address_that_is_not_asked_is_said(region: LocalCloud) -> None:
+    ui = RecordingUi()
+    keys = region.environment()
+    config = Config(
+        vm_id=region.vm_id, region=keys["OSC_REGION"], metadata_url="http://127.0.0.1:1"
+    )
+    found = find_access(
+        config, keys, redact=Redactor(), journal=Journal(), token=CancelToken(), ui=ui
+    )
+    found.cloud.close()
+    assert "metadata_url: not asked, since vm_id says" in ui.text

@@ -1,6 +1,7 @@
 """Template, environment, profile file, in that order; endpoints as users write them."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -104,3 +105,53 @@ def test_a_bad_file_is_named_and_not_quoted(tmp_path: Path, content: str, text: 
     with pytest.raises(BuildError, match=text) as caught:
         find_credentials(Config(), {"OSC_CONFIG_FILE": str(file)})
     assert str(file) in str(caught.value) and "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("/dev/zero", "/dev/zero: is no regular file"),
+        ("fifo", "fifo: is no regular file"),
+        ("folder", "folder: is no regular file"),
+        ("large", "large: is larger than 1 MiB"),
+        ("deep", "deep: not valid JSON"),
+    ],
+)
+def test_a_profile_file_that_is_none_is_told_at_once(tmp_path: Path, name: str, text: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "large").write_bytes(bytes(2 << 20))
+    (tmp_path / "deep").write_text("[" * 500_000)
+    with pytest.raises(BuildError, match=f"profile file .*{text}"):
+        find_credentials(Config(), {"OSC_CONFIG_FILE": str(tmp_path / name)})
+
+
+@pytest.mark.parametrize(
+    ("profile", "text"),
+    [
+        ({"secret_key": ["SECRET"]}, "secret_key: expected a string, found list"),
+        ({"endpoints": {"api": 5}}, "endpoint: expected a string, found int"),
+        ({"region": "eu west"}, 'region: must be the name of a Region .* found "eu west"'),
+        ({"region": "eu-west-2a"}, "region: must be a Region, found the Subregion"),
+        ({"endpoints": {"api": "ftp://x"}}, "custom_endpoint_oapi: must be an endpoint"),
+    ],
+)
+def test_what_a_profile_holds_is_checked(
+    tmp_path: Path, profile: dict[str, object], text: str
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"default": {"access_key": "A", "secret_key": "S", **profile}}))
+    with pytest.raises(BuildError, match=text) as caught:
+        find_credentials(Config(), {"OSC_CONFIG_FILE": str(file)})
+    assert "SECRET" not in str(caught.value)
+
+
+def test_what_the_environment_holds_is_checked() -> None:
+    keys = {"OSC_ACCESS_KEY": "A", "OSC_SECRET_KEY": "S", "HOME": "/nonexistent"}
+    for variable, text in (
+        ("OSC_REGION", "region: must be the name of a Region"),
+        ("OUTSCALE_OAPI_URL", "custom_endpoint_oapi: must be an endpoint"),
+    ):
+        with pytest.raises(BuildError, match=text) as caught:
+            find_credentials(Config(), {**keys, variable: "two words"})
+        assert "from the environment" in str(caught.value)

@@ -32,7 +32,7 @@ from packer_plugin_osc_chroot.options.report import Report
         (Kind.TUPLES, [["a", "b"], []], (("a", "b"), ())),
         (Kind.TUPLES, ["a,b", ["c"]], (("a", "b"), ("c",))),
         (Kind.STRING, 1e-7, "0.0000001"),
-        (Kind.STRING_MAP, {"a": None}, {"a": ""}),
+        (Kind.STRING_MAP, {"a": None, "b": ""}, {"b": ""}),
         (Kind.STRING_MAP, {"a": 1, "b": True}, {"a": "1", "b": "1"}),
         (Kind.STRING_MAP, [{"a": "1"}, {"a": "2", "b": "3"}], {"a": "2", "b": "3"}),
     ],

@@ -67,6 +67,9 @@ def differs_on_purpose(kind: Kind, value: Any) -> bool:
                 isinstance(item, str | list) for item in value
             )
         case Kind.STRING_MAP:
+            maps = value if isinstance(value, list) else [value]
+            if any(isinstance(each, dict) and None in each.values() for each in maps):
+                return True
             return isinstance(value, list) and not all(isinstance(item, dict) for item in value)
     return False
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from packer_plugin_osc_chroot.host.device_names import free_names, letters
+from packer_plugin_osc_chroot.host.device_names import free_names
 from packer_plugin_osc_chroot.host.disk import partition_path
 from packer_plugin_osc_chroot.host.disk_search import serial_of_link
+from packer_plugin_osc_chroot.options.devices import letters
 
 
 @pytest.mark.parametrize(

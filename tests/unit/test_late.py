@@ -33,3 +33,10 @@ def test_an_error_names_the_option() -> None:
     late = Late(Scope(), {}, print)
     with pytest.raises(BuildError, match=r'^tags\["a"\]: '):
         late.tags("tags", {"a": "{{.Nope}}"})
+
+
+def test_keys_that_become_one_are_warned_of() -> None:
+    told: list[str] = []
+    late = Late(Scope(), {"SourceOMI": "ami-1"}, told.append)
+    assert late.tags("tags", {"{{.SourceOMI}}": "x", "ami-1": "y"}) == {"ami-1": "y"}
+    assert told == ['Warning: tags: "ami-1" is "ami-1", which is given before; this one counts']

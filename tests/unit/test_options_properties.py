@@ -99,7 +99,12 @@ def test_numbers_may_be_texts(number: int) -> None:
     assert report.errors == []
 
 
-@given(st.dictionaries(st.text(min_size=1, max_size=10), st.text(max_size=10), max_size=5))
+TEXT = st.characters(codec="utf-8", exclude_characters="\0")
+
+
+@given(
+    st.dictionaries(st.text(TEXT, min_size=1, max_size=10), st.text(TEXT, max_size=10), max_size=5)
+)
 def test_tags_as_a_map_and_as_blocks_are_the_same(tags: dict[str, str]) -> None:
     if any("{{" in text for pair in tags.items() for text in pair):
         return

@@ -169,7 +169,7 @@ def test_scratch_with_what_core_does_not_know_yet() -> None:
         ({**GOOD, "root_device_name": "sda1"}, "root_device_name: ignored without"),
         (
             {**GOOD, "launch_block_device_mappings": [{"device_name": "sdb", "volume_size": 1}]},
-            "launch_block_device_mappings: ignored: this builder launches no VM",
+            "launch_block_device_mappings: ignored: they are those of a VM launched for the build",
         ),
         ({**GOOD, "force_delete_snapshot": True}, "force_delete_snapshot: ignored without"),
         (
@@ -253,3 +253,37 @@ def test_a_root_device_name_that_is_not_known_yet_is_not_called_ignored() -> Non
     assert prepared({**mapped, "root_device_name": "<unknown>"}).warnings == ()
     (warning,) = prepared({**GOOD, "root_device_name": "<unknown>"}).warnings
     assert warning == "root_device_name: ignored without omi_block_device_mappings"
+
+
+def test_a_key_that_is_given_twice_is_warned_of_and_the_last_counts() -> None:
+    result = prepared(
+        {
+            **GOOD,
+            "tags": {"Name": "map", "{{`a`}}": "x"},
+            "tag": [{"key": "Name", "value": "one"}, {"key": "Name", "value": "two"}],
+            "source_omi_filter": {
+                "filters": {"image-name": "map", "{{`state`}}": "pending", "state": "available"},
+                "filter": [{"name": "image-name", "value": "block"}],
+                "owners": ["self"],
+            },
+        }
+    )
+    assert result.errors == () and result.config is not None
+    assert result.config.tags == {"Name": "two", "{{`a`}}": "x"}
+    assert result.config.source_omi_filter is not None
+    assert result.config.source_omi_filter.filters == {"image-name": "block", "state": "available"}
+    assert result.warnings == (
+        'source_omi_filter.filters: "state" is "state", which is given before; this one counts',
+        'source_omi_filter.filter[0].name: "image-name" is given before; this one counts',
+        'tag[0].key: "Name" is given before; this one counts',
+        'tag[1].key: "Name" is given before; this one counts',
+    )
+
+
+def test_null_and_0_are_not_set() -> None:
+    assert config({**GOOD, "root_volume_size": 0, "root_volume_iops": 0}) == config(GOOD)
+    assert config({**GOOD, "tags": {"a": None, "b": ""}}).tags == {"b": ""}
+    assert config({**GOOD, "tags": {"a": None}}).tags == {}
+    assert config({**GOOD, "tag": [{"key": "a", "value": None}]}).tags == {"a": ""}
+    errors = prepared({**SCRATCH, "root_volume_size": 0}).errors
+    assert errors == ("root_volume_size: required with from_scratch, and not set",)

@@ -8,7 +8,7 @@ from packer_plugin_osc_chroot.cloud.metadata import Identity
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.look import Facts
 from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.plan import Late, Plan, late_data, plan_build
+from packer_plugin_osc_chroot.plan import Late, Plan, late_data, plan_build, plan_wrapper
 from packer_plugin_osc_chroot.resources.image import SourceImage, parse_source
 from packer_plugin_osc_chroot.template.engine import Scope
 
@@ -56,6 +56,35 @@ def test_what_is_given_twice_is_asked_for_once() -> None:
     given = {"omi_boot_modes": ("uefi", "legacy", "uefi"), "omi_product_codes": ("0002", "0002")}
     image = planned("gp2", 0, **given).image
     assert (image.boot_modes, image.product_codes) == (("uefi", "legacy"), ("0002",))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("mount_path", "/{{.SourceOMITags.X | print | slice ``}}", "mount_path: "),
+        (
+            "mount_path",
+            "/mnt/{{.Device}}/../..",
+            'must be a folder below /, found "/mnt/xvdf/../.."',
+        ),
+        ("mount_path", "{{.SourceOMIName}}", 'must be an absolute path, found "source"'),
+        ("mount_path", '/mnt/{{.Device}}{{"\\x00"}}', "mount_path: holds a NUL"),
+        ("omi_description", '{{.SourceOMI}}{{"\\x07"}}', "omi_description: may hold no control"),
+        ("pre_mount_commands", ('{{.Device}}{{"\\x00"}}',), "pre_mount_commands: holds a NUL"),
+        ("tags", {"{{.SourceOMI}}": '{{.SourceOMI}}{{"\\x00"}}'}, r"tags\[.*: holds a NUL"),
+    ],
+)
+def test_what_only_the_build_can_see_is_told_before_anything_is_made(
+    option: str, value: object, message: str
+) -> None:
+    with pytest.raises(BuildError, match=message):
+        planned("gp2", 0, **{option: value})
+
+
+def test_a_wrapper_is_tried_before_anything_is_made() -> None:
+    for wrapper in ('sudo {{.Command}}{{"\\x00"}}', "{{range 9999999}}{{end}}{{.Command}}"):
+        with pytest.raises(BuildError, match="^command_wrapper: "):
+            plan_wrapper(Config(omi_name="new", command_wrapper=wrapper), Scope())
 
 
 SIZELESS = {

@@ -15,8 +15,14 @@ from packer_plugin_osc_chroot.template.engine import (
     compile_template,
 )
 
+_LONG = {str(n): f"{{{{user `{n + 1}`}}}}" + "{{print 1 2 3 4 5 6 7}}" * 200 for n in range(50)}
 SCOPE = Scope(
-    user_variables={"grows": "x{{user `grows`}}", "loop": "a{{user `name`}}", "name": "b"}
+    user_variables={
+        "grows": "x{{user `grows`}}",
+        "loop": "a{{user `name`}}",
+        "name": "b",
+        **_LONG,
+    }
 )
 
 
@@ -79,13 +85,22 @@ def test_errors_read_well() -> None:
         "{{user `grows`}}",
         "{{if .X}}" * 5_000 + "{{end}}" * 5_000,
         "{{printf `" + "%1000000d" * 100 + "`" + " 1" * 100 + "}}",
+        "{{range 1000}}{{$x := printf `%+q` $.E}}{{end}}",
+        "{{range 1000}}{{$x := upper $.E}}{{end}}",
+        "{{range 1000}}{{$x := printf `%5000000s` `a`}}{{end}}",
+        "".join(
+            f"{{{{define `{n}`}}}}{f'{{{{template `{n + 1}`}}}}' * 2}{{{{end}}}}" for n in range(60)
+        )
+        + "{{define `60`}}{{end}}{{template `0`}}",
+        "{{define `a`}}{{range 3}}{{template `a` .}}{{end}}{{end}}{{template `a`}}",
+        "{{user `0`}}" + "{{print 1 2 3 4 5 6 7}}" * 200,
     ],
     ids=lambda template: template[:24],
 )
 def test_hostile_templates_end_with_an_error(template: str) -> None:
     started = time.process_time()
     with pytest.raises(TemplateError):
-        compile_template(template).render(SCOPE, {"B": "b" * 1_000_000})
+        compile_template(template).render(SCOPE, {"B": "b" * 1_000_000, "E": "é" * 1_000_000})
     assert time.process_time() - started < 1
 
 

@@ -133,6 +133,61 @@ def _value(path: str, value: Any, text: str) -> Wrong:
     return Wrong(path, text, {**GOOD, path.split("[")[0].split(".")[0]: value})
 
 
+ENDLESS = (
+    "{{define `a`}}{{template `a`}}{{end}}{{template `a`}}",
+    "{{$x := `aaaa`}}{{range 64}}{{$x = print $x $x}}{{end}}",
+    "{{range 1000000000}}{{end}}",
+    "{{$x := `<`}}" + "{{$x = printf `%q%q` $x $x}}" * 60,
+)
+
+
+def endless_templates() -> Iterator[Wrong]:
+    """Templates that would never end, in an option rendered at once and in late ones."""
+    for template in ENDLESS:
+        for path, options in (
+            ("omi_name", {"omi_name": template}),
+            ("omi_description", {"omi_description": template}),
+            ("tags.a", {"tags": {"a": template}}),
+            ("mount_path", {"mount_path": f"/mnt/{template}"}),
+            ("pre_mount_commands[0]", {"pre_mount_commands": [template]}),
+            ("command_wrapper", {"command_wrapper": template + "{{.Command}}"}),
+        ):
+            yield Wrong(path, "template", {**GOOD, **options})
+
+
+def wrong_texts() -> Iterator[Wrong]:
+    """Characters that nothing takes, written so and made by a template; every option that is text."""
+    nul = "holds a NUL character"
+    holders: Mapping[Kind, tuple[Any, str]] = {
+        Kind.STRING: (lambda text: text, ""),
+        Kind.STRINGS: (lambda text: ["/a", text], "[1]"),
+        Kind.TUPLES: (lambda text: [["proc", "proc", text]], "[0][2]"),
+        Kind.STRING_MAP: (lambda text: {"a": text}, ".a"),
+    }
+    for top in options_of(Config):
+        for row, path, put in _inside(top):
+            if row.kind in holders:
+                hold, step = holders[row.kind]
+                yield Wrong(path + step, nul, {**GOOD, **put(hold("/a\0b"))})
+                yield Wrong(path + step, nul, {**GOOD, **put(hold(r'/a{{"\x00"}}b'))})
+                yield Wrong(path + step, "valid UTF-8", {**GOOD, **put(hold(r'/a{{"\xff"}}b'))})
+    yield _value("tags", {"a\0": "x"}, nul)
+    yield _value("copy_files", "/etc/hosts,/a\0b", nul)
+    yield _value("mount_path", "/", "must be a folder below /")
+    yield _value("mount_path", "//", "must be a folder below /")
+    yield _value("mount_path", "/mnt/..", "must be a folder below /")
+    yield _value("mount_path", "/mnt/.././.", "must be a folder below /")
+    yield _value("mount_path", "/{{`mnt`}}/..", "must be a folder below /")
+    yield _value("mount_path", "{{`mnt`}}", "must be an absolute path")
+    yield _value("chroot_mounts[0]", [["proc", "proc", "/."]], "must name a mount point below /")
+    yield _value("copy_files[0]", ["/etc/.."], "must be the absolute path of a file")
+    yield _value("omi_description", "a\x07b", r"may hold no control characters, found '\x07'")
+    yield _value("omi_description", r'{{"\x1b"}}', r"may hold no control characters, found '\x1b'")
+    yield _value(
+        "command_wrapper", "sudo {{if false}}{{.Command}}{{end}}", "must hold {{.Command}}"
+    )
+
+
 def wrong_values() -> Iterator[Wrong]:
     """Values of the right type that an option cannot have."""
     yield _value("region", "Paris", "must be the name of a Region such as eu-west-2")
@@ -385,6 +440,8 @@ def all_wrong() -> list[Wrong]:
         *wrong_types(),
         *misspellings(),
         *wrong_templates(),
+        *endless_templates(),
+        *wrong_texts(),
         *wrong_values(),
         *wrong_filters(),
         *wrong_devices(),

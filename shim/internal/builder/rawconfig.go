@@ -25,6 +25,10 @@ func EncodeConfig(raw any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if plain == nil {
+		// A JSON template's builder that has nothing but its type: what is missing is said by Prepare.
+		plain = map[string]any{}
+	}
 	object, ok := plain.(map[string]any)
 	if !ok {
 		return nil, fmt.Errorf("Packer gave a configuration that is no object but %T", raw)
