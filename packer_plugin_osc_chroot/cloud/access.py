@@ -45,5 +45,11 @@ def find_access(
         raise BuildError(
             "region: not set, and not known without the metadata service", hint="Set region"
         )
-    cloud = Cloud(credentials, region=region, journal=journal, shared=private_directory(environ))
+    cloud = Cloud(
+        credentials,
+        region=region,
+        journal=journal,
+        shared=private_directory(environ),
+        tell=ui.message,
+    )
     return Access(cloud, identity)

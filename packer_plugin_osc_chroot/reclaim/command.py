@@ -80,7 +80,8 @@ class _Reclaim:
     def cloud(self, *, region: str = "", endpoint: str = "") -> Cloud:
         config = Config(region=region, custom_endpoint_oapi=endpoint)
         credentials = find_credentials(config, self.environ)
-        return Cloud(credentials, region=credentials.region or self.identity.region)
+        region = credentials.region or self.identity.region
+        return Cloud(credentials, region=region, tell=self.ui.message)
 
     def build(self, journal: DeadJournal) -> None:
         """Undo one dead build, or say why not."""
