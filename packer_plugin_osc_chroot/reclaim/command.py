@@ -29,6 +29,14 @@ from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
 from packer_plugin_osc_chroot.template.engine import Scope
 
+_JSON = """\
+With --json there is one object, whatever happened:
+  builds    each with journal, omi_name, began (ISO 8601), kept_by_on_error, found (what of it stands,
+            in the order of its removal) and left (why what is left could not be undone)
+  orphans   each with kind (volume, snapshot), id, vm_id, made and removed
+  errors    what kept reclaim from looking at all of it, one line each
+  complete  false where something is left that should have gone; the exit status is 1 then
+"""
 # A build's volume is without a link for seconds, or while its snapshot is taken.
 _AGE_HOURS = 6.0
 
@@ -57,12 +65,29 @@ class ScreenUi:
 
 @dataclass
 class Report:
-    """What was found and done, as --json prints it."""
+    """What was found and done, as --json prints it, whatever happened: see `_JSON`."""
 
     builds: list[dict[str, Any]] = field(default_factory=list)
     orphans: list[dict[str, Any]] = field(default_factory=list)
+    # Why not all of it could be looked at or done, beside what a build's own entry says.
+    errors: list[str] = field(default_factory=list)
     # Whether something is left that should have gone.
     incomplete: bool = False
+
+    def failed(self, text: str, ui: ScreenUi) -> None:
+        ui.error(text)
+        self.errors.append(text)
+        self.incomplete = True
+
+    def json(self) -> str:
+        return json.dumps(
+            {
+                "builds": self.builds,
+                "orphans": self.orphans,
+                "errors": self.errors,
+                "complete": not self.incomplete,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -163,8 +188,8 @@ class _Reclaim:
             with following(self.token, token):
                 remove_orphan(cloud, orphan, token=token)
         except BuildError as error:
-            self.ui.error(f"{orphan.kind} {orphan.resource_id} is left behind: {error}")
-            self.report.incomplete = True
+            text = f"{orphan.kind} {orphan.resource_id} is left behind: {error}"
+            self.report.failed(text, self.ui)
             return False
         return True
 
@@ -183,8 +208,10 @@ def _hours(text: str) -> float:
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="packer-plugin-osc-chroot reclaim",
-        description="Undo what builds left that were killed on this VM, or kept by -on-error=abort."
-        " Credentials are taken from the environment or ~/.osc/config.json.",
+        description="Undo what builds left that were killed on this VM, or kept by -on-error=abort.\n"
+        "Credentials are taken from the environment or ~/.osc/config.json.",
+        epilog=_JSON,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("--dry-run", action="store_true", help="only say what there is")
     made.add_argument("--json", action="store_true", help="report as one JSON object")
@@ -228,10 +255,9 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> in
         with cancelled_by_interrupt(token):
             _run(options, environ=environ, ui=ui, token=token, report=report)
     except BuildError as error:
-        ui.error(f"reclaim: {error}")
-        report.incomplete = True
+        report.failed(f"reclaim: {error}", ui)
     if options.json:
-        print(json.dumps({"builds": report.builds, "orphans": report.orphans}))
+        print(report.json())
     elif not (report.builds or report.orphans or report.incomplete):
         ui.say("There is nothing to reclaim.")
     return 1 if report.incomplete else 0
@@ -278,7 +304,7 @@ def _run(
     try:
         # Read before anything is undone: a volume that could not be is no orphan either.
         spare = client_tokens(directory)
-        for journal in dead_journals(directory):
+        for journal in dead_journals(directory, tell=lambda text: report.failed(text, ui)):
             token.check()
             reclaim.build(journal)
     except OSError as error:
@@ -290,3 +316,4 @@ def _run(
             raise
         # These credentials may not list; what was asked for is done.
         ui.error(f"Not looked for orphans: {error.message}")
+        report.errors.append(f"not looked for orphans: {error.message}")
