@@ -28,6 +28,7 @@ from packer_plugin_osc_chroot.reclaim.orphans import Orphan, find_orphans, remov
 from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
 from packer_plugin_osc_chroot.template.engine import Scope
+from packer_plugin_osc_chroot.ui import harmless
 
 _JSON = """\
 With --json there is one object, whatever happened:
@@ -48,13 +49,13 @@ class ScreenUi:
         self._stream = stream
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(harmless(text), file=self._stream, flush=True)
 
     def message(self, text: str) -> None:
         self.say(f"    {text}")
 
     def error(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(harmless(text), file=sys.stderr, flush=True)
 
     def machine(self, category: str, *args: str) -> None:
         """Packer's form, which nobody reads here."""
