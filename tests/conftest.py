@@ -43,6 +43,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the share of the chaos suite that is run (1: all of it; default: a sample)",
     )
     parser.addoption(
+        "--builds",
+        type=int,
+        default=4,
+        metavar="N",
+        help="how many builds a Region on a bad day has to stand (default: %(default)s)",
+    )
+    parser.addoption(
         "--slice",
         default="1/1",
         metavar="I/N",
