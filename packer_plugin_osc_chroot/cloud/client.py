@@ -89,7 +89,7 @@ class Cloud:
         self, action: str, key: str, *, token: CancelToken, **filters: list[str]
     ) -> Json | None:
         """The first resource below `key` that fits the filters, or None."""
-        found = _resources(action, self.read(action, token=token, Filters=filters), key)
+        found = self.read(action, token=token, Filters=filters).get(key)
         return found[0] if found else None
 
     def change(self, action: str, *, token: CancelToken, **body: Any) -> Json:
@@ -163,7 +163,7 @@ class Cloud:
         """The resources below `key` of every page of a Read action."""
         while True:
             answer = self.read(action, token=token, **body)
-            yield from _resources(action, answer, key)
+            yield from answer.get(key) or ()
             if not (following := answer.get("NextPageToken")):
                 return
             if following == body.get("NextPageToken"):
@@ -182,7 +182,8 @@ class Cloud:
             maybe_done = maybe_done or error.maybe_done
             if is_throttled(error):
                 self._budget.throttled()
-            again = error.status == 429 or repeatable and error.maybe_done
+            # Status 200: it was done, and the answer is of another form, as it would be again.
+            again = error.status == 429 or repeatable and error.maybe_done and error.status != 200
             if again:
                 log.info("%s: %s; trying again", action, error.message)
             return again
@@ -236,13 +237,6 @@ def _pause(state: RetryCallState) -> float:
     wanted = error.retry_after if isinstance(error, CloudError) else 0.0
     grown = wait_random_exponential(multiplier=0.5, max=_RETRY_PAUSE)(state)
     return min(wanted, _RETRY_SECONDS) + grown
-
-
-def _resources(action: str, answer: Json, key: str) -> list[Json]:
-    found = answer.get(key) or []
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        raise CloudError(f"{action}: the answer's {key} is no list of objects", action=action)
-    return found
 
 
 def is_forbidden(error: CloudError) -> bool:

@@ -18,6 +18,7 @@ from osc_sdk_python.credentials import Endpoint, Profile
 
 from packer_plugin_osc_chroot.cloud.connections import Connections
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
+from packer_plugin_osc_chroot.cloud.shape import misshapen
 from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.version import VERSION
 
@@ -28,6 +29,8 @@ Json = dict[str, Any]
 USER_AGENT = f"packer-plugin-osc-chroot/{VERSION}"
 # Seconds to connect, and between two bytes of an answer.
 _TIMEOUT = (5.0, 60.0)
+# Bytes of the longest answer: a page of a thousand resources has a megabyte.
+_LONGEST = 64 << 20
 
 
 class Sender:
@@ -83,6 +86,10 @@ class Sender:
                 action=action,
                 hint="Check region and custom_endpoint_oapi",
             )
+        if problem := misshapen(answer):
+            lie = CloudError(f"{action}: the answer's {problem}", action=action, status=200)
+            lie.maybe_done = True
+            raise lie
         return answer
 
 
@@ -128,10 +135,25 @@ class _Session(requests.Session):
 
     def request(self, method: Any, url: Any, **kwargs: Any) -> requests.Response:  # type: ignore[override]
         kwargs.update(verify=self._verify, cert=self._cert, timeout=_TIMEOUT)
-        response = super().request(method, url, allow_redirects=False, **kwargs)
+        response = super().request(method, url, allow_redirects=False, stream=True, **kwargs)
+        _read(response)
         if response.status_code != 200:
             raise _api_error(response)
         return response
+
+
+def _read(response: requests.Response) -> None:
+    """Read all of it, unless there is no end of it."""
+    content = bytearray()
+    with response:
+        for chunk in response.iter_content(1 << 16):
+            content += chunk
+            if len(content) > _LONGEST:
+                raise requests.exceptions.RequestException(
+                    f"an answer of more than {_LONGEST >> 20} MiB"
+                )
+    # Where `content` and `json()` look, once somebody has read it.
+    response._content = bytes(content)
 
 
 def _api_error(response: requests.Response) -> CloudError:

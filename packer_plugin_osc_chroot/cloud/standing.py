@@ -91,7 +91,7 @@ class Standing:
                 if hopeless and not body.get("DryRun"):
                     self._lost = error
                 self._doubt = error
-        elif error.maybe_done and not is_throttled(error):
+        elif error.maybe_done and error.status != 200 and not is_throttled(error):
             self._silent(error)
         elif error.status > 0:
             self._take(action)

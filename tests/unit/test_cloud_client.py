@@ -124,10 +124,12 @@ def test_a_call() -> None:
 
 
 def test_all_pages() -> None:
-    with serving(good(Images=[{"a": 1}], NextPageToken="t"), good(Images=[{"a": 2}])) as server:
+    with serving(
+        good(Images=[{"ImageId": "a"}], NextPageToken="t"), good(Images=[{"ImageId": "b"}])
+    ) as server:
         pages = list(connect(server.url).pages("ReadImages", "Images", token=CancelToken()))
         assert server.asked[1][1] == {"NextPageToken": "t"}
-    assert pages == [{"a": 1}, {"a": 2}]
+    assert pages == [{"ImageId": "a"}, {"ImageId": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +220,13 @@ def test_refusals_come_out_once_with_what_to_do(answer: Answer, hint: str) -> No
 
 
 def test_a_volume_goes_also_where_nobody_may_ask_for_its_snapshots() -> None:
-    answers = (good(), refusal(409), good(Volumes=[{"State": "available"}]), refusal(403), good())
+    answers = (
+        good(),
+        refusal(409),
+        good(Volumes=[{"VolumeId": "vol-1", "State": "available"}]),
+        refusal(403),
+        good(),
+    )
     with serving(*answers) as server:
         cloud = connect(server.url)
         cloud.read("ReadVms", token=CancelToken())
@@ -369,7 +377,10 @@ def test_a_page_that_follows_itself_is_no_loop() -> None:
 
 @pytest.mark.parametrize("vms", ["none", [1], {"VmId": "i-1"}, [[]]])
 def test_answers_of_another_shape(vms: Any) -> None:
-    with serving(good(Vms=vms)) as server, pytest.raises(CloudError, match="is no list of objects"):
+    with (
+        serving(good(Vms=vms)) as server,
+        pytest.raises(CloudError, match="the answer's Vms .*(expected a list|without VmId)"),
+    ):
         connect(server.url).one("ReadVms", "Vms", token=CancelToken())
 
 
