@@ -122,11 +122,14 @@ bench: $(VENV)/.installed build packer | check-test ## Speed and size beside the
 	    $(if $(BASE),--base=$(BASE)) $(if $(RIVAL),--rival=$(RIVAL)) $(addprefix --only=,$(ONLY))
 
 .PHONY: chaos
-chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point (CHAOS=0.5: half; SEED=…)
+chaos: $(VENV)/.installed build packer | check-test ## Fail, cancel and kill builds at every point; bad days (CHAOS=0.5: half; SEED=…)
 	$(AS_ROOT) PYTHONDONTWRITEBYTECODE=1 $(IN_VENV) -m pytest --no-skips -p no:cacheprovider --packer=$(PACKER) \
-	    --chaos=$(CHAOS) --seed=$(SEED) tests/root/test_chaos_build.py tests/e2e/test_chaos_packer.py
+	    --chaos=$(CHAOS) --slice=$(SLICE) --builds=$(BUILDS) --seed=$(SEED) \
+	    tests/root/test_chaos_build.py tests/e2e/test_chaos_packer.py tests/e2e/test_bad_days.py
 
 CHAOS = 1
+SLICE = 1/1
+BUILDS = 50
 
 .PHONY: template-diff
 template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on cases of a new seed (SEED, CASES)

@@ -171,8 +171,8 @@ def build(context: Context) -> Result:
         # As late as can be: a build that is cancelled or killed before it could say that it is done
         # has no OMI.
         token.check()
-        phases.keep()
         journal.keep(snapshot_id, image_id)
+        phases.keep()
         if config.force_delete_snapshot:
             in_use = (snapshot_id, *plan.image.snapshot_ids)
             delete_former_snapshots(

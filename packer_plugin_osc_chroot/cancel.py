@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from packer_plugin_osc_chroot.errors import Cancelled
 
@@ -115,11 +115,8 @@ def undo_token() -> CancelToken:
     return CancelToken(deadline=UNDO_SECONDS, reason="undoing took too long")
 
 
-def abandonable(work: Callable[[], T], *, token: CancelToken, name: str) -> T:
-    """Do something that changes nothing in a thread of its own, which a cancel leaves behind.
-
-    For requests over a network, which may hang in a place that no cancel reaches.
-    """
+def in_thread(work: Callable[[], T], *, name: str) -> Future[T]:
+    """Do something in a thread of its own, which may be left behind."""
     answer: Future[T] = Future()
 
     def run() -> None:
@@ -128,11 +125,39 @@ def abandonable(work: Callable[[], T], *, token: CancelToken, name: str) -> T:
         except BaseException as error:
             answer.set_exception(error)
 
+    threading.Thread(target=run, daemon=True, name=name).start()
+    return answer
+
+
+def await_end(
+    answer: Future[Any],
+    *,
+    token: CancelToken,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> None:
+    """Until it is over, whatever came of it. `while_waiting` is called now and then.
+
+    Raises Cancelled.
+    """
     arrived = threading.Event()
     answer.add_done_callback(lambda _: arrived.set())
-    threading.Thread(target=run, daemon=True, name=name).start()
     with token.on_cancel(arrived.set):
         while not arrived.wait(0.5) and not token.cancelled:
-            pass
+            while_waiting()
     token.check()
+
+
+def abandonable(
+    work: Callable[[], T],
+    *,
+    token: CancelToken,
+    name: str,
+    while_waiting: Callable[[], None] = lambda: None,
+) -> T:
+    """Do something that changes nothing in a thread of its own, which a cancel leaves behind.
+
+    For requests over a network, which may hang in a place that no cancel reaches.
+    """
+    answer = in_thread(work, name=name)
+    await_end(answer, token=token, while_waiting=while_waiting)
     return answer.result()

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
-from packer_plugin_osc_chroot.journal.journal import Journal
+from packer_plugin_osc_chroot.journal.journal import RECLAIM, Journal
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -202,6 +202,7 @@ class Phases:
         self._undo(self._take(since=0, drafts=True))
         if not self.failures:
             return
+        self._report_left()
         if error is None and self._kept:
             self._ui.error("The build is complete; what is left over is named above")
             return
@@ -211,6 +212,16 @@ class Phases:
             if failure is not error:
                 left = failure.left if isinstance(failure, UndoError) else ()
                 error.add_note("\n".join([str(failure), *(f"left: {each}" for each in left)]))
+
+    def _report_left(self) -> None:
+        """All that could not be undone, in one place."""
+        if left := self._journal.standing():
+            self._ui.error("Still there, to be removed in this order:")
+            for what in left:
+                self._ui.error(f"  {what}")
+            self._ui.error(
+                f"The next build on this VM tries it again; this command does it now: {RECLAIM}"
+            )
 
     def _push(self, entry: _Entry) -> None:
         with self._lock:
@@ -330,17 +341,27 @@ class Phases:
                     return True
 
     def _report_kept(self) -> None:
-        """What -on-error=abort left standing, newest first."""
+        """What -on-error=abort left standing, newest first; as `reclaim` names it where it can."""
         _kept_for_ever.extend(self._entries)
-        standing = [what for entry in reversed(self._entries) if (what := entry.describe())]
+        standing = self._journal.standing() or [
+            what for entry in reversed(self._entries) if (what := entry.describe())
+        ]
         if not standing:
             return
         self._stands = True
         self._ui.error("Nothing is undone (-on-error). Still there, to be removed in this order:")
         for what in standing:
             self._ui.error(f"  {what}")
-        if self._journal.is_open:
-            self._ui.error("This command removes all of it: packer-plugin-osc-chroot reclaim")
+        if not self._journal.is_open:
+            return
+        self._ui.error(f"This command removes all of it: {RECLAIM}")
+        try:
+            self._journal.keep_all()
+        except OSError as error:
+            self._ui.error(
+                f"{self._journal.path} could not be marked ({error.strerror}): unless it is moved"
+                " elsewhere, the next build on this VM removes all of it"
+            )
 
 
 def _exit(manager: AbstractContextManager[Any]) -> None:

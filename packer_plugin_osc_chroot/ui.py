@@ -9,10 +9,23 @@ from typing import Protocol
 
 from packer_plugin_osc_chroot.errors import BuildError
 
+# Control characters of both kinds but tab and line feed, and what changes the direction of writing.
+_HARMFUL = dict.fromkeys(
+    {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+    - {ord("\t"), ord("\n")},
+    "?",
+)
+
 
 def printable(text: str) -> str:
     """Text of others on one line of a screen: what could move its cursor or colour it becomes "?"."""
     return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def harmless(text: str) -> str:
+    """Text of others, in several lines, that neither moves a screen's cursor nor turns its writing
+    round, and that UTF-8 can carry: a file's name may be of any bytes."""
+    return text.translate(_HARMFUL).encode("utf-8", "replace").decode("utf-8")
 
 
 class Ui(Protocol):

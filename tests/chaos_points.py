@@ -29,18 +29,21 @@ _INTO_SHELL = 0.05
 class Chaos:
     """What is drawn from a seed, and how builds ended under it."""
 
-    def __init__(self, *, seed: str, share: float) -> None:
+    def __init__(self, *, seed: str, share: float, first: int = 1, of: int = 1) -> None:
         self.share = share
+        self.first = first
+        self.of = of
         self.random = random.Random(seed)
         self.ends: Counter[str] = Counter()
         self.possible = 0
 
     def draw(self, all_of_them: Sequence[T], *, sample: int) -> list[T]:
-        """Some of them, in their order: the share that was asked for, else a sample."""
+        """Some of them, in their order: the share that was asked for (of it, this run's slice), else a
+        sample."""
         self.possible += len(all_of_them)
         count = round(len(all_of_them) * self.share) if self.share else sample
         drawn = self.random.sample(range(len(all_of_them)), min(count, len(all_of_them)))
-        return [all_of_them[index] for index in sorted(drawn)]
+        return [all_of_them[index] for index in sorted(drawn)][self.first - 1 :: self.of]
 
     def summary(self) -> str:
         ends = ", ".join(f"{count} {end}" for end, count in sorted(self.ends.items()))

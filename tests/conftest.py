@@ -43,6 +43,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="the share of the chaos suite that is run (1: all of it; default: a sample)",
     )
     parser.addoption(
+        "--builds",
+        type=int,
+        default=4,
+        metavar="N",
+        help="how many builds a Region on a bad day has to stand (default: %(default)s)",
+    )
+    parser.addoption(
+        "--slice",
+        default="1/1",
+        metavar="I/N",
+        help="of the chaos suite, every Nth injection only, from the Ith on (default: %(default)s)",
+    )
+    parser.addoption(
         "--seed", default=None, help="of what the chaos suite draws (default: a new one)"
     )
 
@@ -51,7 +64,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def chaos(request: pytest.FixtureRequest) -> Iterator[Chaos]:
     """Draws what happens to builds, and prints what came of it, passed or not."""
     seed = request.config.getoption("--seed") or secrets.token_hex(4)
-    chaos = Chaos(seed=f"{seed} {request.node.name}", share=request.config.getoption("--chaos"))
+    first, of = map(int, request.config.getoption("--slice").split("/"))
+    chaos = Chaos(
+        seed=f"{seed} {request.node.name}",
+        share=request.config.getoption("--chaos"),
+        first=first,
+        of=of,
+    )
     yield chaos
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():

@@ -49,6 +49,17 @@ def make_guest_image(directory: Path, *, size: int = _SIZE) -> Path:
     return image
 
 
+def check_filesystem(image: Path) -> None:
+    """Fail unless the first partition is clean, and as the kernel would leave it."""
+    done = subprocess.run(
+        ["e2fsck", "-f", "-n", f"{image}?offset={_PARTITION_START}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def read_file(image: Path, path: str) -> str:
     """The content of a file of the first partition, read without mounting it."""
     return _debugfs(image, f"cat {path}")

@@ -68,4 +68,10 @@ def find_cloud(
         raise BuildError(
             "region: not set, and not known without the metadata service", hint="Set region"
         )
-    return Cloud(credentials, region=region, journal=journal, shared=private_directory(environ))
+    return Cloud(
+        credentials,
+        region=region,
+        journal=journal,
+        shared=private_directory(environ),
+        tell=ui.message,
+    )

@@ -38,6 +38,7 @@ _TOGETHER_SECONDS = 1.0
 _NARROW_AFTER = 3.0
 # A turn further away than that is of another boot, or nonsense.
 _FURTHEST = 120.0
+_LOCK_SECONDS = 0.2
 # A look has so many times the spacing of a call to itself.
 _LOOK_SHARE = 3.0
 
@@ -124,8 +125,9 @@ class Budget:
             yield self._own
             return
         try:
-            # Held for moments only, by processes of our own.
-            fcntl.flock(opened, fcntl.LOCK_EX)
+            if not _lock(opened):
+                yield self._own
+                return
             state = _parse(os.pread(opened, 4096, 0), now=self._clock())
             before = asdict(state)
             yield state
@@ -134,6 +136,20 @@ class Budget:
                 os.pwrite(opened, json.dumps(asdict(state)).encode(), 0)
         finally:
             os.close(opened)
+
+
+def _lock(file: int) -> bool:
+    """Whether it could be had. It is held for moments only, unless its holder was stopped: a hint must
+    hold up neither a build nor its cancel."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(0.002)
 
 
 def _parse(data: bytes, *, now: float) -> _Shared:

@@ -135,6 +135,8 @@ def insist(
                 raise refusal
             token.sleep(pause)
         except Cancelled as cancelled:
+            if refusal is not None:
+                refusal.maybe_done = cancelled.maybe_done
             raise refusal or cancelled from None
         longest = max(2.0, min((now - begun) * NOTICE_SHARE, _REPORT_EVERY))
         pause = min(pause * 1.5, longest)

@@ -13,7 +13,8 @@ from packer_plugin_osc_chroot.journal.directory import (
     open_directory,
     state_directory,
 )
-from packer_plugin_osc_chroot.reclaim.next_build import RECLAIM, title
+from packer_plugin_osc_chroot.journal.journal import RECLAIM
+from packer_plugin_osc_chroot.reclaim.next_build import title
 
 _NAME = "journals"
 _WITHOUT = (

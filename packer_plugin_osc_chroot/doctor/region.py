@@ -8,9 +8,10 @@ from email.utils import parsedate_to_datetime
 import requests
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.client import USER_AGENT, Cloud
+from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import Credentials, find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
+from packer_plugin_osc_chroot.cloud.session import USER_AGENT
 from packer_plugin_osc_chroot.doctor.finding import Finding, failed, ok, problem, unknown, warning
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.options.config import Config

@@ -261,32 +261,41 @@ class Host:
 
 
 class Lines:
-    """Cuts a stream of bytes into decoded lines of bounded length."""
+    """Cuts a stream of bytes into decoded lines; of one that is longer than MAX_LINE only the beginning
+    is kept, and how much more there was."""
 
     def __init__(self, on_line: Callable[[str], None]) -> None:
         self._on_line = on_line
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._rest = ""
+        self._cut = 0
 
     def feed(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + self._decoder.decode(data)).split("\n")
+        *lines, rest = self._decoder.decode(data).split("\n")
         for line in lines:
-            self._emit(line)
-        while len(self._rest) >= MAX_LINE:
-            self._on_line(self._rest[:MAX_LINE])
-            self._rest = self._rest[MAX_LINE:]
+            self._add(line)
+            self._emit()
+        self._add(rest)
 
     def close(self) -> None:
-        rest = self._rest + self._decoder.decode(b"", final=True)
-        self._rest = ""
-        if rest:
-            self._emit(rest)
+        self._add(self._decoder.decode(b"", final=True))
+        if self._rest:
+            self._emit()
 
-    def _emit(self, line: str) -> None:
+    def _add(self, text: str) -> None:
         # A carriage return is a progress display drawing over itself: only its last state counts.
-        line = line.rstrip("\r").rpartition("\r")[2]
-        for start in range(0, max(len(line), 1), MAX_LINE):
-            self._on_line(line[start : start + MAX_LINE])
+        whole = self._rest + text
+        drawn = whole.rstrip("\r")
+        last = drawn.rpartition("\r")[2]
+        if len(last) < len(drawn):
+            self._cut = 0
+        self._cut += max(0, len(last) - MAX_LINE)
+        self._rest = last[:MAX_LINE] + whole[len(drawn) :][:1]
+
+    def _emit(self) -> None:
+        more = f" [and {self._cut} characters]" if self._cut else ""
+        self._on_line(self._rest.rstrip("\r") + more)
+        self._rest, self._cut = "", 0
 
 
 def exit_status(code: int) -> int:

@@ -6,8 +6,11 @@ A process may end between two reads, so everything here treats a vanished one as
 import os
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from packer_plugin_osc_chroot.ui import printable
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,11 @@ class Process:
     @property
     def alive(self) -> bool:
         return self.state not in "ZX"
+
+
+def boot_id() -> str:
+    """What tells this boot of the machine from every other."""
+    return _BOOT_ID.read_text().strip()
 
 
 def pids() -> Iterator[int]:

@@ -1,18 +1,23 @@
 """The journals of builds that are dead: those whose lock can be had."""
 
+import dataclasses
 import errno
 import fcntl
+import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.journal.directory import open_directory
 from packer_plugin_osc_chroot.journal.journal import SUFFIX, append
-from packer_plugin_osc_chroot.journal.story import Story, read_story
+from packer_plugin_osc_chroot.journal.marks import find_marks
+from packer_plugin_osc_chroot.journal.story import KEPT_MODE, Story, read_story
+
+log = logging.getLogger(__name__)
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 # Seconds within which a new file gets its first line.
@@ -20,7 +25,7 @@ _NEW_SECONDS = 60.0
 _HANDED_ON_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class DeadJournal:
     """One that is ours alone while it is open."""
 
@@ -47,10 +52,13 @@ def has_journals(directory: Path | None) -> bool:
         return False
 
 
-def dead_journals(directory: Path) -> Iterator[DeadJournal]:
+def dead_journals(
+    directory: Path, *, tell: Callable[[str], None] = log.warning
+) -> Iterator[DeadJournal]:
     """Each while it is locked, oldest first. Raises BuildError where the directory is not ours alone.
 
-    One that another process undoes right now is passed over, like that of a living build.
+    One that another process undoes right now is passed over, like that of a living build. What is named
+    like a journal and cannot be understood is left alone too, and `tell` gets a line that says why.
     """
     try:
         folder = open_directory(directory, make=False)
@@ -59,7 +67,7 @@ def dead_journals(directory: Path) -> Iterator[DeadJournal]:
     try:
         for name in sorted(os.listdir(folder)):
             if name.endswith(SUFFIX):
-                with _claimed(directory, folder, name) as journal:
+                with _claimed(directory, folder, name, tell) as journal:
                     if journal is not None:
                         yield journal
     finally:
@@ -67,31 +75,49 @@ def dead_journals(directory: Path) -> Iterator[DeadJournal]:
 
 
 @contextmanager
-def _claimed(directory: Path, folder: int, name: str) -> Iterator[DeadJournal | None]:
+def _claimed(
+    directory: Path, folder: int, name: str, tell: Callable[[str], None]
+) -> Iterator[DeadJournal | None]:
+    path = directory / name
+    with ExitStack() as stack:
+        journal = None
+        try:
+            journal = _lock_and_read(path, folder, stack.enter_context(_opened(name, folder)))
+        except FileNotFoundError:
+            # Its build has just ended.
+            pass
+        except OSError as error:
+            tell(f"{path}: left alone: {error.strerror}")
+        except BuildError as error:
+            tell(f"{path}: left alone: {error}")
+        yield journal
+
+
+@contextmanager
+def _opened(name: str, folder: int) -> Iterator[int]:
+    """Raises BuildError for what is no file of ours, OSError."""
     try:
         file = os.open(name, _FLAGS, dir_fd=folder)
     except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        if error.errno not in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise
-        yield None
-        return
+        raise BuildError("is no file") from error
     try:
-        yield _lock_and_read(directory / name, folder, file)
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode):
+            raise BuildError("is no file")
+        if found.st_uid != os.geteuid():
+            raise BuildError(f"belongs to user {found.st_uid}")
+        yield file
     finally:
         os.close(file)
 
 
 def _lock_and_read(path: Path, folder: int, file: int) -> DeadJournal | None:
+    if not _lock(file):
+        return None
     found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
-        return None
-    try:
-        if not _lock(file):
-            return None
-        at_path = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
-    if not os.path.samestat(at_path, found):
+    if not os.path.samestat(os.stat(path.name, dir_fd=folder, follow_symlinks=False), found):
         return None
     story = _read(file)
     if story is not None:
@@ -118,11 +144,21 @@ def _lock(file: int) -> bool:
 
 
 def _read(file: int) -> Story | None:
-    return read_story(os.pread(file, os.fstat(file).st_size, 0))
+    story = read_story(_text(file))
+    if story is not None and os.fstat(file).st_mode & 0o777 == KEPT_MODE:
+        return dataclasses.replace(story, end="kept")
+    return story
+
+
+def _text(file: int) -> bytes:
+    return os.pread(file, os.fstat(file).st_size, 0)
 
 
 def client_tokens(directory: Path) -> set[str]:
-    """The ClientTokens that any journal names, of dead or living builds. Raises BuildError, OSError."""
+    """Our ClientTokens that any journal names, of dead or living builds, of whatever format.
+
+    Raises BuildError, OSError.
+    """
     found: set[str] = set()
     try:
         folder = open_directory(directory, make=False)
@@ -130,17 +166,9 @@ def client_tokens(directory: Path) -> set[str]:
         return found
     try:
         for name in os.listdir(folder):
-            if not name.endswith(SUFFIX):
-                continue
-            with suppress(FileNotFoundError):
-                file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-                try:
-                    story = _read(file)
-                finally:
-                    os.close(file)
-                found |= (
-                    {x.traces.get("ClientToken", "") for x in story.effects} if story else set()
-                )
+            if name.endswith(SUFFIX):
+                with suppress(FileNotFoundError, BuildError), _opened(name, folder) as file:
+                    found |= find_marks(_text(file))
     finally:
         os.close(folder)
     return found

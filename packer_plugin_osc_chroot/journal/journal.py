@@ -20,21 +20,18 @@ from typing import Any
 
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.mountinfo import missing_dirs
-from packer_plugin_osc_chroot.host.procfs import read_process
+from packer_plugin_osc_chroot.host.procfs import boot_id, read_process
 from packer_plugin_osc_chroot.journal.directory import open_directory
 from packer_plugin_osc_chroot.journal.effects import id_in, removed_by, traces_of
 from packer_plugin_osc_chroot.journal.marks import new_client_token
+from packer_plugin_osc_chroot.journal.story import FORMAT, KEPT_MODE, read_story
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".journal"
+# What undoes a dead build by hand.
+RECLAIM = "packer-plugin-osc-chroot reclaim"
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-
-
-def boot_id() -> str:
-    """What tells this boot of the machine from every other."""
-    return _BOOT_ID.read_text().strip()
 
 
 class Journal:
@@ -127,8 +124,11 @@ class Journal:
             self._note({"event": "process", "pid": pid, "started": process.started})
 
     def keep(self, *ids: str) -> None:
-        """The commit: these are what the build leaves, and nobody takes them back."""
-        self._note({"event": "keep", "ids": [*ids], "commit": True}, sync=True)
+        """The commit: these are what the build leaves, and nobody takes them back.
+
+        Raises BuildError where it cannot be written: whoever found the journal would take them back.
+        """
+        self._must({"event": "keep", "ids": [*ids], "commit": True})
 
     def owns_snapshot(self, snapshot_id: str) -> None:
         """A snapshot that the API made by itself, as part of something that we made."""
@@ -144,18 +144,35 @@ class Journal:
 
         Raises BuildError where it cannot be written.
         """
-        with self._lock:
-            if self._file < 0:
-                return
-            try:
-                append(self._file, {"event": "former", "image": image}, sync=True)
-            except OSError as error:
-                raise self._cannot_write(error) from error
+        self._must({"event": "former", "image": image})
 
     def returned(self, image_id: str, again: str) -> None:
         """It is back, as `again`, which stays."""
         self._note({"event": "keep", "ids": [again]}, sync=True)
         self._note({"event": "returned", "id": image_id}, sync=True)
+
+    def keep_all(self) -> None:
+        """What stands is what the user wanted kept (-on-error=abort): only they have it removed.
+
+        A mark of the file itself, which a full disk does not prevent. Raises OSError.
+        """
+        with self._lock:
+            if self._file >= 0:
+                os.fchmod(self._file, KEPT_MODE)
+        self._note({"event": "end", "how": "kept"}, sync=True)
+
+    def standing(self) -> list[str]:
+        """What whoever finds the journal would remove, for people, in that order."""
+        with self._lock:
+            if self._file < 0:
+                return []
+            story = read_story(os.pread(self._file, os.fstat(self._file).st_size, 0))
+        return story.describe() if story else []
+
+    @property
+    def path(self) -> Path | None:
+        """The file, once there is one."""
+        return self.directory / self._name if self.directory and self._name else None
 
     def _cannot_write(self, error: OSError) -> BuildError:
         return BuildError(
@@ -171,11 +188,11 @@ class Journal:
     def end(self, *, kept: bool, failed: bool) -> None:
         """The build is over. The file goes, unless it has something for others to undo.
 
-        `kept` is what the user wanted kept (-on-error=abort): only they have it removed. A file that
-        cannot be removed is no failure of the build: nothing in it stands any more.
+        `kept` is that of `keep_all`. A file that cannot be removed is no failure of the build: nothing
+        in it stands any more.
         """
-        if kept or failed:
-            self._note({"event": "end", "how": "kept" if kept else "failed"}, sync=True)
+        if failed and not kept:
+            self._note({"event": "end", "how": "failed"}, sync=True)
         with self._lock:
             if self._file >= 0:
                 if not kept and not failed:
@@ -187,6 +204,16 @@ class Journal:
             if self._folder >= 0:
                 os.close(self._folder)
             self._file = self._folder = -1
+
+    def _must(self, event: Mapping[str, Any]) -> None:
+        """Write what the build must not go on without. Raises BuildError."""
+        with self._lock:
+            if self._file < 0:
+                return
+            try:
+                append(self._file, event, sync=True)
+            except OSError as error:
+                raise self._cannot_write(error) from error
 
     def _note(self, event: Mapping[str, Any], *, sync: bool = False) -> None:
         """Write what must not stop a build that has done it: a full disk costs the trace only.
@@ -209,7 +236,8 @@ class Journal:
             # Whoever looks at it right now sees an empty file, and leaves a new one alone.
             fcntl.flock(file, fcntl.LOCK_EX)
             about = {**self._about, "pid": os.getpid(), "boot_id": boot_id()}
-            append(file, {"event": "begin", "at": int(time.time()), **about}, sync=True)
+            begin = {"event": "begin", "format": FORMAT, "at": int(time.time()), **about}
+            append(file, begin, sync=True)
             os.fsync(self._folder)
         except BaseException:
             os.unlink(self._name, dir_fd=self._folder)
@@ -229,4 +257,8 @@ def append(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
         os.ftruncate(file, os.fstat(file).st_size - written)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if sync:
-        os.fdatasync(file)
+        try:
+            os.fdatasync(file)
+        except OSError:
+            os.ftruncate(file, os.fstat(file).st_size - len(line))
+            raise

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 _FORM = re.compile(r"osc-chroot\.(i-[0-9a-f]+)\.([0-9]{8}T[0-9]{6}Z)\.[0-9a-f]+")
 
+_ANYWHERE = re.compile(_FORM.pattern.encode())
+
 
 @dataclass(frozen=True)
 class Mark:
@@ -30,6 +32,11 @@ def new_client_token(vm_id: str) -> str:
     """At most 64 characters, as EC2's; without a VM no mark, but as unique."""
     made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     return f"osc-chroot.{vm_id}.{made}.{secrets.token_hex(8)}"
+
+
+def find_marks(text: bytes) -> set[str]:
+    """The ClientTokens of ours in a text of any form."""
+    return {found[0].decode() for found in _ANYWHERE.finditer(text)}
 
 
 def read_mark(client_token: str) -> Mark | None:

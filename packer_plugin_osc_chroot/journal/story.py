@@ -6,6 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below
+from packer_plugin_osc_chroot.host.procfs import boot_id
+from packer_plugin_osc_chroot.ui import printable
+
+# The form of what is written. What a reader of this form would misunderstand gets the next number.
+FORMAT = 1
+# The file's mode where a user wanted kept what it names; it is 600 else.
+KEPT_MODE = 0o700
+
 
 @dataclass(frozen=True)
 class About:
@@ -67,13 +77,39 @@ class Story:
         return [effect for effect in reversed(self.effects) if effect.action == action]
 
     def describe(self) -> list[str]:
-        """What may stand in the account, or be missing there, for people; newest first."""
+        """What may stand, or be missing in the account, for people; in the order of its removal."""
+        found = [(each.action, _described(each)) for each in reversed(self.effects)]
+        if (mount := self.mounted()) is not None:
+            made_on = ("LinkVolume", "CreateVolume")
+            at = next((i for i, (action, _) in enumerate(found) if action in made_on), len(found))
+            found.insert(at, ("", f"mount of {mount.device} at {printable(mount.point)}"))
         gone = [f"OMI {image['ImageId']}, deregistered for a successor" for image in self.former]
-        return [*(_described(effect) for effect in reversed(self.effects)), *gone]
+        return [*(what for _, what in found), *gone]
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        return self.about.boot_id == boot_id()
+
+    def mounted(self) -> MountTrace | None:
+        """The root's mount where it is still there. After a reboot nothing is mounted that is ours."""
+        if self.mount is None or not self.is_of_this_boot:
+            return None
+        there = [x for x in mounts_below(self.mount.point) if x.mount_point == self.mount.point]
+        return self.mount if any(x.device_number == self.mount.number for x in there) else None
 
 
 def read_story(text: bytes) -> Story | None:
-    """None where not even the first line is whole: then nothing was made yet."""
+    """None where not even the first line is whole: then nothing was made yet.
+
+    Raises BuildError for one that this version does not understand.
+    """
+    try:
+        return _read_story(text)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BuildError("is damaged", hint="Remove it once what it names is gone") from error
+
+
+def _read_story(text: bytes) -> Story | None:
     about: About | None = None
     effects: dict[int, Effect] = {}
     found: dict[str, Any] = {}
@@ -84,6 +120,12 @@ def read_story(text: bytes) -> Story | None:
     for event in _events(text):
         match event.get("event"):
             case "begin":
+                # Without a number it is of the time before there was one, and reads the same.
+                if (form := int(event.get("format", 0))) > FORMAT:
+                    raise BuildError(
+                        f"is of format {form}, and this version of the plugin knows {FORMAT}",
+                        hint="A newer version of the plugin undoes it",
+                    )
                 about = _about(event)
             case "send":
                 traces = {key: str(value) for key, value in event.items() if key[:1].isupper()}
@@ -143,7 +185,7 @@ def _events(text: bytes) -> Iterator[dict[str, Any]]:
         try:
             event = json.loads(line)
         except ValueError:
-            # A line that a full disk cut short, with others after it.
+            # A line that was cut short, with others after it.
             continue
         if isinstance(event, dict):
             yield event

@@ -29,7 +29,16 @@ from packer_plugin_osc_chroot.reclaim.orphans import Orphan, find_orphans, remov
 from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
 from packer_plugin_osc_chroot.template.engine import Scope
+from packer_plugin_osc_chroot.ui import harmless
 
+_JSON = """\
+With --json there is one object, whatever happened:
+  builds    each with journal, omi_name, began (ISO 8601), kept_by_on_error, found (what of it stands,
+            in the order of its removal) and left (why what is left could not be undone)
+  orphans   each with kind (volume, snapshot), id, vm_id, made and removed
+  errors    what kept reclaim from looking at all of it, one line each
+  complete  false where something is left that should have gone; the exit status is 1 then
+"""
 # A build's volume is without a link for seconds, or while its snapshot is taken.
 _AGE_HOURS = 6.0
 
@@ -41,13 +50,13 @@ class ScreenUi:
         self._stream = stream
 
     def say(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(harmless(text), file=self._stream, flush=True)
 
     def message(self, text: str) -> None:
         self.say(f"    {text}")
 
     def error(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        print(harmless(text), file=sys.stderr, flush=True)
 
     def machine(self, category: str, *args: str) -> None:
         """Packer's form, which nobody reads here."""
@@ -58,12 +67,29 @@ class ScreenUi:
 
 @dataclass
 class Report:
-    """What was found and done, as --json prints it."""
+    """What was found and done, as --json prints it, whatever happened: see `_JSON`."""
 
     builds: list[dict[str, Any]] = field(default_factory=list)
     orphans: list[dict[str, Any]] = field(default_factory=list)
+    # Why not all of it could be looked at or done, beside what a build's own entry says.
+    errors: list[str] = field(default_factory=list)
     # Whether something is left that should have gone.
     incomplete: bool = False
+
+    def failed(self, text: str, ui: ScreenUi) -> None:
+        ui.error(text)
+        self.errors.append(text)
+        self.incomplete = True
+
+    def json(self) -> str:
+        return json.dumps(
+            {
+                "builds": self.builds,
+                "orphans": self.orphans,
+                "errors": self.errors,
+                "complete": not self.incomplete,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +107,8 @@ class _Reclaim:
     def cloud(self, *, region: str = "", endpoint: str = "") -> Cloud:
         config = Config(region=region, custom_endpoint_oapi=endpoint)
         credentials = find_credentials(config, self.environ)
-        return Cloud(credentials, region=credentials.region or self.identity.region)
+        region = credentials.region or self.identity.region
+        return Cloud(credentials, region=region, tell=self.ui.message)
 
     def build(self, journal: DeadJournal) -> None:
         """Undo one dead build, or say why not."""
@@ -163,8 +190,8 @@ class _Reclaim:
             with following(self.token, token):
                 remove_orphan(cloud, orphan, token=token)
         except BuildError as error:
-            self.ui.error(f"{orphan.kind} {orphan.resource_id} is left behind: {error}")
-            self.report.incomplete = True
+            text = f"{orphan.kind} {orphan.resource_id} is left behind: {error}"
+            self.report.failed(text, self.ui)
             return False
         return True
 
@@ -185,7 +212,9 @@ def parser() -> argparse.ArgumentParser:
         prog="packer-plugin-osc-chroot reclaim",
         description="Undo what builds left that were killed on this VM, or kept by -on-error=abort."
         " Credentials are taken from the environment or ~/.osc/config.json.",
-        epilog=exit_status(
+        epilog=_JSON
+        + "\n"
+        + exit_status(
             done="nothing is left that should have gone",
             failed="something is, or could not be looked for",
         ),
@@ -233,10 +262,9 @@ def main(argv: Sequence[str], *, environ: Mapping[str, str] | None = None) -> in
         with cancelled_by_interrupt(token):
             _run(options, environ=environ, ui=ui, token=token, report=report)
     except BuildError as error:
-        ui.error(f"reclaim: {error}")
-        report.incomplete = True
+        report.failed(f"reclaim: {error}", ui)
     if options.json:
-        print(json.dumps({"builds": report.builds, "orphans": report.orphans}))
+        print(report.json())
     elif not (report.builds or report.orphans or report.incomplete):
         ui.say("There is nothing to reclaim.")
     return 1 if report.incomplete else 0
@@ -283,7 +311,7 @@ def _run(
     try:
         # Read before anything is undone: a volume that could not be is no orphan either.
         spare = client_tokens(directory)
-        for journal in dead_journals(directory):
+        for journal in dead_journals(directory, tell=lambda text: report.failed(text, ui)):
             token.check()
             reclaim.build(journal)
     except OSError as error:
@@ -295,3 +323,4 @@ def _run(
             raise
         # These credentials may not list; what was asked for is done.
         ui.error(f"Not looked for orphans: {error.message}")
+        report.errors.append(f"not looked for orphans: {error.message}")

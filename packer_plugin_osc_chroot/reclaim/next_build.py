@@ -7,7 +7,7 @@ from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.dead import dead_journals
-from packer_plugin_osc_chroot.journal.journal import Journal
+from packer_plugin_osc_chroot.journal.journal import RECLAIM, Journal
 from packer_plugin_osc_chroot.journal.story import Story
 from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
 from packer_plugin_osc_chroot.reclaim.undo import undo_story
@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 
 # What could not be undone before gets this long for each thing: builds must not wait for it in vain.
 _AGAIN_SECONDS = 20.0
-
-RECLAIM = "packer-plugin-osc-chroot reclaim"
 
 
 def undo_dead_builds(
@@ -39,7 +37,7 @@ def undo_dead_builds(
     # come back would be of our making, and go again if we were killed right then.
     cloud.journal = Journal()
     try:
-        for journal in dead_journals(own.directory):
+        for journal in dead_journals(own.directory, tell=ui.message):
             token.check()
             story = journal.story
             if story.end == "kept":

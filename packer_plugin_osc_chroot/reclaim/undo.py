@@ -13,12 +13,10 @@ from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import instance_of
 from packer_plugin_osc_chroot.host.disk_search import find_again
-from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.host.mounts import remove_dirs, unmount_root
 from packer_plugin_osc_chroot.host.process import end_family
 from packer_plugin_osc_chroot.host.procfs import Family, command_line, read_process
 from packer_plugin_osc_chroot.journal.effects import snapshots_in
-from packer_plugin_osc_chroot.journal.journal import boot_id
 from packer_plugin_osc_chroot.journal.story import Effect, Story
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.resources.former_image import bring_back
@@ -123,7 +121,7 @@ def _client_token(effect: Effect) -> str:
 
 def _end_processes(story: Story, *, host: Host, ui: Ui) -> None:
     """Commands that go on though the build is dead: what they do now nobody would undo."""
-    if not _is_this_boot(story):
+    if not story.is_of_this_boot:
         return
     over = threading.Event()
     over.set()
@@ -136,17 +134,14 @@ def _end_processes(story: Story, *, host: Host, ui: Ui) -> None:
 
 
 def _unmount(story: Story, *, host: Host, ui: Ui, token: CancelToken) -> None:
-    mount = story.mount
-    if mount is None or story.disk is None or not _is_this_boot(story):
-        # After a reboot nothing of it is mounted; what is there belongs to somebody else.
+    mount = story.mounted()
+    if mount is None or story.disk is None:
         return
     if instance_of(story.disk.path) not in (story.disk.instance, ""):
         # As where another disk has its name now. A mount stays where the disk was torn out.
         return
-    mounted = [each for each in mounts_below(mount.point) if each.mount_point == mount.point]
-    if any(each.device_number == mount.number for each in mounted):
-        ui.say(f"Unmounting {mount.point}...")
-        unmount_root(host, mount.point, mount.device, ui=ui, hurry=True, token=token)
+    ui.say(f"Unmounting {mount.point}...")
+    unmount_root(host, mount.point, mount.device, ui=ui, hurry=True, token=token)
 
 
 def _unlink(
@@ -168,7 +163,7 @@ def _unlink(
 
 def _disk(story: Story, volume_id: str, api_name: str) -> Path | None:
     """The disk of the link, which must be free before it is unlinked."""
-    if _is_this_boot(story):
+    if story.is_of_this_boot:
         return story.disk.path if story.disk and _disk_is_there(story) else None
     if story.disk is None:
         return None
@@ -178,11 +173,7 @@ def _disk(story: Story, volume_id: str, api_name: str) -> Path | None:
 
 def _disk_is_there(story: Story) -> bool:
     disk = story.disk
-    return disk is not None and _is_this_boot(story) and instance_of(disk.path) == disk.instance
-
-
-def _is_this_boot(story: Story) -> bool:
-    return story.about.boot_id == boot_id()
+    return disk is not None and story.is_of_this_boot and instance_of(disk.path) == disk.instance
 
 
 def _remove_dirs(story: Story, *, host: Host) -> None:

@@ -114,6 +114,7 @@ class BuilderService(rpc.BuilderServicer):
                     registry.threads.discard(threading.current_thread())
 
         def gone() -> None:
+            stream.abandon()
             if not start.undo_dead:
                 token.cancel("the connection to Packer is gone", abandoned=True)
 

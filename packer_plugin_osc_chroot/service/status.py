@@ -8,6 +8,7 @@ import grpc
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.redaction import Redactor
+from packer_plugin_osc_chroot.ui import harmless
 
 log = logging.getLogger(__name__)
 
@@ -52,4 +53,4 @@ def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:
     left = getattr(error, "__notes__", ())
     if left:
         text += f" (and {len(left)} thing(s) could not be undone, see above)"
-    return code, " ".join(text.split())
+    return code, harmless(" ".join(text.split()))

@@ -1,11 +1,10 @@
 """One Run's stream to Packer: the Ui, its questions and the provisioners, as messages of the contract.
 
-Everything that the build says goes through one queue, so that its order is kept. What it asks for is
+Everything that the build says goes through one outbox, so that its order is kept. What it asks for is
 answered by a message with the same id.
 """
 
 import itertools
-import queue
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -15,6 +14,8 @@ from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.process import KILL_GRACE, TERM_GRACE
+from packer_plugin_osc_chroot.service.outbox import Outbox
+from packer_plugin_osc_chroot.ui import harmless
 
 # The SDK's names of the two hooks (packer.HookProvision, packer.HookCleanupProvision).
 _PROVISION = "packer_provision"
@@ -30,7 +31,7 @@ class RunStream:
     def __init__(self, token: CancelToken, register: Callable[[Communicator], str]) -> None:
         self._token = token
         self._register = register
-        self._events: queue.SimpleQueue[pb.RunEvent | None] = queue.SimpleQueue()
+        self._outbox = Outbox(token)
         self._ids = itertools.count(1)
         self._answers: dict[int, Future[pb.RunRequest]] = {}
         self._lock = threading.Lock()
@@ -38,14 +39,18 @@ class RunStream:
 
     def events(self) -> Iterator[pb.RunEvent]:
         """What goes to the shim, until `finish`."""
-        while (event := self._events.get()) is not None:
+        while (event := self._outbox.get()) is not None:
             yield event
 
     def finish(self) -> None:
-        self._events.put(None)
+        self._outbox.close()
+
+    def abandon(self) -> None:
+        """Nobody takes the events any more: what is said from now on is dropped."""
+        self._outbox.close(unread=True)
 
     def send(self, event: pb.RunEvent) -> None:
-        self._events.put(event)
+        self._outbox.put(event)
 
     def take_answers(self, requests: Iterator[pb.RunRequest]) -> None:
         """Hand the shim's answers to those who wait, until its side of the stream ends."""
@@ -82,7 +87,7 @@ class RunStream:
 
     def ask(self, query: str) -> str:
         key, answer = self._expect()
-        self.send(pb.RunEvent(ask=pb.Ask(id=key, query=query)))
+        self.send(pb.RunEvent(ask=pb.Ask(id=key, query=harmless(query))))
         arrived = threading.Event()
         answer.add_done_callback(lambda _: arrived.set())
         with self._token.on_cancel(arrived.set):
@@ -125,7 +130,9 @@ class RunStream:
             raise BuildError(problem)
 
     def _ui(self, kind: pb.UiMessage.Kind.ValueType, text: str, *args: str) -> None:
-        self.send(pb.RunEvent(ui=pb.UiMessage(kind=kind, text=_clean(text), args=args)))
+        self.send(
+            pb.RunEvent(ui=pb.UiMessage(kind=kind, text=harmless(text), args=map(harmless, args)))
+        )
 
     def _expect(self) -> tuple[int, Future[pb.RunRequest]]:
         answer: Future[pb.RunRequest] = Future()
@@ -142,8 +149,3 @@ class RunStream:
             answer = self._answers.pop(key, None)
         if answer is not None:
             answer.set_result(request)
-
-
-def _clean(text: str) -> str:
-    """Text that protobuf can carry: lone surrogates come from file names that are not UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")

@@ -3,6 +3,7 @@
 `make chaos` runs more of it; `make test` a few, drawn from a seed that is printed.
 """
 
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 import victims
 from chaos_points import Chaos
 from conftest import SOURCE_OMI
-from guest_image import read_file
+from guest_image import check_filesystem, read_file
 from leaks import Machine, processes_of
 from packer_run import Packer, Running
 
@@ -28,13 +29,39 @@ pytestmark = pytest.mark.e2e
 # A build on it takes some four seconds, and every wait is long enough to be hit.
 LATENCY = Latency(call=0.02, volume=0.4, link=0.3, unlink=0.3, snapshot=1.2, image=0.3)
 LONGEST = 5.0
-ROUNDS = 8
+ROUNDS = 3
 # Until what nobody waits for has been undone.
 QUIET_SECONDS = 40.0
 
+KINDS = {
+    "source": """
+  source_omi = "ami-00000001"
+""",
+    "scratch": """
+  from_scratch            = true
+  root_volume_size        = 1
+  omi_virtualization_type = "hvm"
+  root_device_name        = "/dev/sda1"
+  omi_block_device_mappings {
+    device_name           = "/dev/sda1"
+    delete_on_vm_deletion = true
+  }
+  pre_mount_commands = [
+    "parted --script {{.Device}} mklabel msdos mkpart primary 1M 100%",
+    "mkfs.ext4 -q {{.Device}}1",
+  ]
+  post_mount_commands = [
+    "mkdir -p {{.MountPath}}/bin {{.MountPath}}/tmp",
+    "cp -a /bin/busybox {{.MountPath}}/bin/",
+    "for name in sh chmod rm sleep; do ln -s busybox {{.MountPath}}/bin/$name; done",
+  ]
+""",
+}
+KINDS["two"] = KINDS["source"]
+
 TEMPLATE = """
 source "osc-chroot" "guest" {{
-  source_omi = "ami-00000001"
+{options}
 }}
 
 build {{
@@ -107,14 +134,14 @@ def reclaim(packer: Packer, cloud: LocalCloud) -> str:
 def test_chaos(
     packer: Packer, guest_image: Path, leak_check: Machine, tmp_path: Path, chaos: Chaos
 ) -> None:
-    moments = [(strike, nth) for strike in STRIKES for nth in range(ROUNDS)]
+    moments = [(strike, kind) for strike in STRIKES for kind in KINDS for _ in range(ROUNDS)]
     with LocalCloud(latency=LATENCY, source_omis={SOURCE_OMI: guest_image}) as cloud:
         state = Path(cloud.environment()[STATE_VARIABLE])
         machine = leak_check.again()
-        for number, (strike, _) in enumerate(chaos.draw(moments, sample=6)):
-            builds = [f"{number}-{i}" for i in range(chaos.random.choice((1, 1, 2)))]
+        for number, (strike, kind) in enumerate(chaos.draw(moments, sample=6)):
+            builds = [f"{number}-{i}" for i in range(2 if kind == "two" else 1)]
             (tmp_path / "chaos.pkr.hcl").write_text(
-                TEMPLATE.format(names=str(builds).replace("'", '"'))
+                TEMPLATE.format(options=KINDS[kind], names=json.dumps(builds))
             )
             before = {image.image_id for image in cloud.images()}
             delay = chaos.random.uniform(0.0, LONGEST)
@@ -126,7 +153,7 @@ def test_chaos(
             STRIKES[strike](build)
             outcome = build.wait()
             quiet(machine)
-            where = f"{strike} after {delay:.2f} s of {builds}:\n{outcome.output}"
+            where = f"{strike} after {delay:.2f} s of {kind} {builds}:\n{outcome.output}"
             end = "undone"
             if strike in TOTAL and state.is_dir() and any(state.iterdir()):
                 end = "undone by reclaim"
@@ -144,8 +171,10 @@ def test_chaos(
                 was_over = "Where the time went" in outcome.output
                 assert told or was_over or strike in UNTOLD, where
                 assert image.state == "available", where
-                assert read_file(cloud.root_image(image.image_id), "/made") == "made\n", where
+                root = cloud.root_image(image.image_id)
+                check_filesystem(root)
+                assert read_file(root, "/made") == "made\n", where
                 end = "made"
             snapshots = [each for each in cloud.snapshots() if each.state != "deleting"]
             assert len(snapshots) == len(cloud.images()), where
-            chaos.ends[f"{strike}: {end}"] += 1
+            chaos.ends[f"{kind}, {strike}: {end}"] += 1

@@ -174,7 +174,7 @@ def test_one_version_everywhere(release: Path, binary: Path, tmp_path: Path) -> 
     shutil.unpack_archive(wheel, tmp_path, "zip")
     metadata = (tmp_path / f"packer_plugin_osc_chroot-{VERSION}.dist-info" / "METADATA").read_text()
     assert f"\nVersion: {VERSION}\n" in metadata
-    asked = "from packer_plugin_osc_chroot.cloud.client import USER_AGENT; print(USER_AGENT)"
+    asked = "from packer_plugin_osc_chroot.cloud.session import USER_AGENT; print(USER_AGENT)"
     told = output_of(sys.executable, "-P", "-c", asked, PYTHONPATH=str(tmp_path))
     assert told == f"{PLUGIN}/{VERSION}\n"
     # The working tree is as it was.

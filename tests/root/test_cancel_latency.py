@@ -20,6 +20,8 @@ pytestmark = pytest.mark.root
 MOST_SECONDS = 1.0
 SLOW = dataclasses.replace(OPTIONS, post_mount_commands=("trap '' TERM; sleep 30",))
 REFUSED = [Fault(action="CreateSnapshot", kind="503", count=1000)]
+HANGS = [Fault(action="CreateVolume", kind="slow", seconds=3.0)]
+HANGS_WHEN_DONE = [Fault(action="CreateSnapshot", kind="slow", seconds=3.0, after=True)]
 LOST = [Fault(action="ReadSnapshots", kind="500", nth=1, count=4)]
 
 # What is waited for: the Region, the build, and what is said when the wait has begun.
@@ -31,6 +33,16 @@ WAITS: dict[str, tuple[LocalCloud, Config, str]] = {
     "an OMI": (LocalCloud(latency=Latency(image=30.0)), OPTIONS, "OMI: "),
     "a call that is refused": (
         LocalCloud(trouble=Trouble(faults=REFUSED)),
+        OPTIONS,
+        "Creating a snapshot",
+    ),
+    "a creation that is not answered": (
+        LocalCloud(trouble=Trouble(faults=HANGS)),
+        OPTIONS,
+        "Creating a volume",
+    ),
+    "a creation that is done and not answered": (
+        LocalCloud(trouble=Trouble(faults=HANGS_WHEN_DONE)),
         OPTIONS,
         "Creating a snapshot",
     ),

@@ -5,15 +5,17 @@
 
 import json
 import os
+import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import chaos_child
 import pytest
 from chaos_points import WHENS, Chaos, Points, When
+from guest_image import check_filesystem
 from in_process import OPTIONS, live_snapshots, mounted, run
 
 from packer_plugin_osc_chroot.cancel import CancelToken
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.root
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """This Region shows at once what it has."""
     monkeypatch.setattr(client, "_RETRY_PAUSE", 0.1)
-    monkeypatch.setattr(wait, "SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr(wait, "SETTLE_SECONDS", 0.3)
 
 
 # What each kind of build has beside the options of all.
@@ -71,8 +73,34 @@ def reclaim(cloud: LocalCloud) -> None:
     assert command.main([], environ=cloud.environment()) == 0
 
 
-def check(cloud: LocalCloud, where: str, *, name: str, scratch: Path) -> bool:
-    """Whether the OMI is there. It is whole then; and nothing else is left."""
+def contents(cloud: LocalCloud, image_id: str, at: Path) -> dict[str, tuple[int, bytes]]:
+    """Mode and content of each thing in the OMI, whose filesystem is sound."""
+    image = cloud.root_image(image_id)
+    check_filesystem(image)
+    found: dict[str, tuple[int, bytes]] = {}
+    with mounted(image, at) as root:
+        for path in sorted(root.rglob("*")):
+            status = path.lstat()
+            content = b""
+            if stat.S_ISLNK(status.st_mode):
+                content = os.fsencode(os.readlink(path))
+            elif stat.S_ISREG(status.st_mode):
+                content = path.read_bytes()
+            found[str(path.relative_to(root))] = status.st_mode, content
+    assert found["made"][1] == b"yes\n"
+    return found
+
+
+def check(
+    cloud: LocalCloud,
+    where: str,
+    *,
+    name: str,
+    scratch: Path,
+    expected: Mapping[str, tuple[int, bytes]],
+) -> bool:
+    """Whether the OMI is there. It is whole then, and like that of an undisturbed build; and nothing
+    else is left."""
     assert cloud.leftovers() == [], where
     assert cloud.defects == [], where
     assert [*state_of(cloud).iterdir()] == [], where
@@ -82,9 +110,13 @@ def check(cloud: LocalCloud, where: str, *, name: str, scratch: Path) -> bool:
     if image is None:
         return False
     assert image.state == "available", where
-    with mounted(cloud.root_image(image.image_id), scratch) as root:
-        assert (root / "made").read_text() == "yes\n", where
+    assert contents(cloud, image.image_id, scratch) == expected, where
     return True
+
+
+def undisturbed(cloud: LocalCloud, at: Path) -> dict[str, tuple[int, bytes]]:
+    (image,) = cloud.images()
+    return contents(cloud, image.image_id, at)
 
 
 def fail_before(name: str) -> None:
@@ -113,6 +145,7 @@ def test_chaos_in_a_living_process(chaos: Chaos, what: str, kind: str, tmp_path:
     whens: tuple[When, ...] = WHENS if what == "cancel" else ("before", "after")
     with LocalCloud() as cloud:
         names = all_points(cloud, kind)
+        expected = undisturbed(cloud, tmp_path)
         injections = [(nth, when) for nth in range(1, len(names) + 1) for when in whens]
         for nth, when in chaos.draw(injections, sample=8):
             token, ui = CancelToken(), RecordingUi()
@@ -138,7 +171,7 @@ def test_chaos_in_a_living_process(chaos: Chaos, what: str, kind: str, tmp_path:
                 chaos.ends["undone by reclaim"] += 1
             else:
                 chaos.ends[end] += 1
-            is_there = check(cloud, where, name=omi_name, scratch=tmp_path)
+            is_there = check(cloud, where, name=omi_name, scratch=tmp_path, expected=expected)
             assert is_there == (end == "made"), where
 
 
@@ -149,6 +182,7 @@ def test_chaos_of_kill_9(
 ) -> None:
     with LocalCloud() as cloud:
         names = all_points(cloud, kind)
+        expected = undisturbed(cloud, tmp_path)
         injections = [(nth, when) for nth in range(1, len(names) + 1) for when in WHENS]
         for nth, when in chaos.draw(injections, sample=10):
             omi_name = f"chaos kill {nth} {when}"
@@ -163,7 +197,11 @@ def test_chaos_of_kill_9(
             where = f"{omi_name}: {done.stdout}{done.stderr}"
             reclaim(cloud)
             is_there = check(
-                cloud, where + capsys.readouterr().out, name=omi_name, scratch=tmp_path
+                cloud,
+                where + capsys.readouterr().out,
+                name=omi_name,
+                scratch=tmp_path,
+                expected=expected,
             )
             assert done.stdout.startswith(("made", "struck", "failed")), where
             assert is_there or not done.stdout.startswith("made"), where

@@ -126,7 +126,7 @@ def test_reclaim_first_looks_and_then_undoes(capsys: pytest.CaptureFixture[str])
         assert cloud.leftovers() == left
         (build,) = json.loads(capsys.readouterr().out)["builds"]
         assert build["omi_name"] == "killed" and not build["kept_by_on_error"]
-        assert [each.split()[0] for each in build["found"]] == ["link", "volume"]
+        assert [each.split()[0] for each in build["found"]] == ["mount", "link", "volume"]
         assert reclaim(cloud) == 0
         assert "Nothing of it is left" in capsys.readouterr().out
         assert_nothing_left(cloud)

@@ -270,9 +270,7 @@ def test_lines_are_decoded_across_reads_and_bounded() -> None:
     cutter.feed(b"\xff\n")
     cutter.feed(b"x" * 20_000)
     cutter.close()
-    assert lines[:3] == ["é", "20%", "\ufffd"]
-    assert "".join(lines[3:]) == "x" * 20_000
-    assert max(map(len, lines)) <= 8192
+    assert lines == ["é", "20%", "\ufffd", "x" * 8192 + " [and 11808 characters]"]
 
 
 def test_programs_of_a_build_are_found_and_have_a_package(

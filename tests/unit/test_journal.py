@@ -63,8 +63,11 @@ def test_no_file_before_anything_is_made_and_none_after_a_good_end(tmp_path: Pat
 def test_a_living_build_is_left_alone_and_a_dead_one_is_found(tmp_path: Path) -> None:
     journal = begun(tmp_path)
     made_volume(journal)
+    client_token = journal.client_token()
+    journal.sending("CreateSnapshot", {"ClientToken": client_token})
+    journal.refused(2)
     assert dead_stories(tmp_path) == []
-    assert client_tokens(tmp_path) == {"t-1"}
+    assert client_tokens(tmp_path) == {client_token}
     die(journal)
     (story,) = dead_stories(tmp_path)
     assert story.about.vm_id == "i-1" and story.about.omi_name == "n" and story.end == ""
@@ -122,6 +125,7 @@ def test_nothing_but_ids_and_names_is_in_it(tmp_path: Path) -> None:
     journal.sending("CreateImage", IMAGE)
     (file,) = tmp_path.iterdir()
     assert "a secret" not in file.read_text()
+    journal.keep_all()
     journal.end(kept=True, failed=False)
     (story,) = dead_stories(tmp_path)
     assert story.end == "kept"
@@ -173,11 +177,84 @@ def test_links_and_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
     (real / "c.journal").write_bytes(b"")
     (real / "d.journal").mkdir()
     (real / "notes").write_text("no journal")
-    assert dead_stories(real) == []
+    said: list[str] = []
+    assert [*dead_journals(real, tell=said.append)] == []
+    assert said == [f"{real / name}.journal: left alone: is no file" for name in "abd"]
+    assert client_tokens(real) == set()
     assert (real / "c.journal").exists(), "a new one may not have its first line yet"
     os.utime(real / "c.journal", (0, 0))
     assert dead_stories(real) == []
     assert not (real / "c.journal").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            {"event": "begin", "format": 2, "when": "tomorrow"},
+            "is of format 2, and this version of the plugin knows 1. A newer version",
+        ),
+        ({"event": "begin", "at": 0, "format": 1}, ""),
+        # As versions wrote it that knew of no format.
+        ({"event": "begin", "at": 0}, ""),
+        ({"event": "begin", "at": "noon"}, "is damaged"),
+        ({"event": "begin", "format": [], "at": 0}, "is damaged"),
+    ],
+)
+def test_a_journal_of_another_version(tmp_path: Path, line: dict[str, Any], said: str) -> None:
+    file = tmp_path / "a.journal"
+    mark = new_client_token("i-1")
+    lines = [line, {"event": "send", "n": 1, "action": "CreateVolume", "ClientToken": mark}]
+    file.write_text("".join(json.dumps(each) + "\n" for each in lines))
+    told: list[str] = []
+    found = [x.story.describe() for x in dead_journals(tmp_path, tell=told.append)]
+    assert found == ([] if said else [[f"volume with ClientToken {mark}"]])
+    assert [text.startswith(f"{file}: left alone: {said}") for text in told] == [True] * bool(said)
+    # What it names is no orphan, whatever it says else.
+    assert client_tokens(tmp_path) == {mark}
+    assert file.exists()
+
+
+def full(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_what_an_abort_keeps_is_kept_on_a_full_disk_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    monkeypatch.setattr(module, "append", full)
+    journal.keep_all()
+    journal.end(kept=True, failed=True)
+    (story,) = dead_stories(tmp_path)
+    assert story.end == "kept"
+
+
+def test_a_commit_that_cannot_be_written_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next build would take back what is called complete."""
+    journal = begun(tmp_path)
+    made_volume(journal)
+    monkeypatch.setattr(module, "append", full)
+    with pytest.raises(BuildError, match="cannot be written: No space left"):
+        journal.keep("snap-1", "ami-1")
+    journal.end(kept=False, failed=False)
+
+
+def test_a_line_that_does_not_reach_the_disk_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = begun(tmp_path)
+    made_volume(journal)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", lambda file: full(file, {}, sync=True))
+        with pytest.raises(BuildError):
+            journal.keep("vol-1")
+    die(journal)
+    (story,) = dead_stories(tmp_path)
+    assert story.describe() == ["volume vol-1"]
 
 
 def test_a_full_disk_stops_before_an_effect_and_not_after_it(
@@ -185,10 +262,6 @@ def test_a_full_disk_stops_before_an_effect_and_not_after_it(
 ) -> None:
     journal = begun(tmp_path)
     number = journal.sending("CreateVolume", VOLUME)
-
-    def full(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(module, "append", full)
     journal.answered(number, "CreateVolume", VOLUME, {"Volume": {"VolumeId": "vol-1"}})
     with pytest.raises(BuildError, match="cannot be written: No space left"):

@@ -441,8 +441,14 @@ def test_what_an_abort_kept_is_marked_so_in_the_journal(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_undone_stays_in_the_journal(tmp_path: Path) -> None:
-    run_with_journal(tmp_path, undo_fails=True)
+    ui = run_with_journal(tmp_path, undo_fails=True)
     assert ends_in(tmp_path) == ["failed"]
+    _, listed = ui.text.split("Still there, to be removed in this order:\n")
+    assert listed.split("\n") == [
+        "  volume with ClientToken t",
+        "The next build on this VM tries it again; this command does it now:"
+        " packer-plugin-osc-chroot reclaim",
+    ]
 
 
 def test_a_phase_that_ends_with_what_it_could_not_undo_stays_in_the_journal(

@@ -1,5 +1,6 @@
 """The command `reclaim`, as far as it needs no build."""
 
+import json
 import os
 import signal
 import time
@@ -45,6 +46,27 @@ def test_a_journal_that_came_with_a_disk_is_named(
         said = capsys.readouterr().err
         assert f"it ran on VM {cloud.vm_id}, which is another one: run reclaim there" in said
         assert f"remove {file}" in said
+
+
+def test_json_has_one_shape_whatever_happens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = {"builds": [], "orphans": [], "errors": [], "complete": True}
+    with LocalCloud() as cloud:
+        environ = {**cloud.environment(), STATE_VARIABLE: str(tmp_path)}
+        assert main(["--json"], environ=environ) == 0
+        assert json.loads(capsys.readouterr().out) == shape
+        (tmp_path / "x.journal").mkdir()
+        os.mkfifo(tmp_path / "y.journal")
+        assert main(["--json", "--dry-run"], environ=environ) == 1
+        said = json.loads(capsys.readouterr().out)
+        left = [f"{tmp_path}/{name}.journal: left alone: is no file" for name in "xy"]
+        assert said == {**shape, "errors": left, "complete": False}
+        tmp_path.chmod(0o777)
+        assert main(["--json"], environ=environ) == 1
+        said = json.loads(capsys.readouterr().out)
+    assert said.keys() == shape.keys() and not said["complete"]
+    assert "mode 777" in said["errors"][0]
 
 
 @pytest.mark.parametrize("hours", ["nan", "-1", "six"])

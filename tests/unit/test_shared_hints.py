@@ -1,5 +1,6 @@
 """What builds tell each other through files: how long waits take, and how fast they may call."""
 
+import fcntl
 import json
 import os
 import random
@@ -221,6 +222,20 @@ def test_a_cancel_ends_the_waiting_for_a_turn(directory: Path) -> None:
         for _ in range(100):
             budget.call_turn(token)
     assert time.monotonic() - begun < 1.0
+
+
+def test_a_holder_that_was_stopped_holds_up_nobody(directory: Path) -> None:
+    budget = Budget(directory, account="a")
+    budget.throttled()
+    (path,) = directory.iterdir()
+    with path.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        begun = time.monotonic()
+        assert not budget.is_tight
+        budget.call_turn(CancelToken())
+        budget.throttled()
+    assert time.monotonic() - begun < 1.0
+    assert budget.is_tight
 
 
 def test_neither_key_nor_endpoint_is_in_a_file(directory: Path) -> None:
