@@ -33,8 +33,8 @@ from packer_plugin_osc_chroot.ui import harmless
 
 _JSON = """\
 With --json there is one object, whatever happened:
-  builds    each with journal, omi_name, began (ISO 8601), kept_by_on_error, found (what of it stands,
-            in the order of its removal) and left (why what is left could not be undone)
+  builds    each with journal, omi_name, began (ISO 8601), kept_by_on_error, found (what of it
+            stands, in the order of its removal) and left (why what is left could not be undone)
   orphans   each with kind (volume, snapshot), id, vm_id, made and removed
   errors    what kept reclaim from looking at all of it, one line each
   complete  false where something is left that should have gone; the exit status is 1 then

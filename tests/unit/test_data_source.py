@@ -192,7 +192,7 @@ def test_keys_from_elsewhere_than_the_profile_are_told_in_the_log(
     file.write_text('{"mine": {}}')
     with caplog.at_level(logging.INFO):
         evaluated(cloud, IdentityOptions(profile="mine"), OSC_CONFIG_FILE=str(file))
-    assert "The keys are from the environment, and not from the profile" in caplog.text
+    assert 'and not from the profile "mine"' in caplog.text
 
 
 def test_a_user_who_may_not_read_accounts(cloud: LocalCloud) -> None:
