@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.packer_plugin_osc_chroot/contract/plugin.proto\x12\rosc_chroot.v1\"f\n\x0ePrepareRequest\x12+\n\tcomponent\x18\x01 \x01(\x0b\x32\x18.osc_chroot.v1.Component\x12\x12\n\nbuilder_id\x18\x02 \x01(\t\x12\x13\n\x0braw_configs\x18\x03 \x03(\x0c\"\'\n\tComponent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"K\n\x0fPrepareResponse\x12\x16\n\x0egenerated_vars\x18\x01 \x03(\t\x12\x10\n\x08warnings\x18\x02 \x03(\t\x12\x0e\n\x06\x65rrors\x18\x03 \x03(\t\"\xad\x01\n\nRunRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.osc_chroot.v1.RunStartH\x00\x12.\n\nask_answer\x18\x02 \x01(\x0b\x32\x18.osc_chroot.v1.AskAnswerH\x00\x12:\n\x10provision_result\x18\x03 \x01(\x0b\x32\x1e.osc_chroot.v1.ProvisionResultH\x00\x42\t\n\x07message\"1\n\x08RunStart\x12\x12\n\nbuilder_id\x18\x01 \x01(\t\x12\x11\n\tundo_dead\x18\x02 \x01(\x08\"4\n\tAskAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\",\n\x0fProvisionResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xfa\x01\n\x08RunEvent\x12&\n\x02ui\x18\x01 \x01(\x0b\x32\x18.osc_chroot.v1.UiMessageH\x00\x12!\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x12.osc_chroot.v1.AskH\x00\x12-\n\tprovision\x18\x03 \x01(\x0b\x32\x18.osc_chroot.v1.ProvisionH\x00\x12:\n\x10\x63\x61ncel_provision\x18\x04 \x01(\x0b\x32\x1e.osc_chroot.v1.CancelProvisionH\x00\x12/\n\x08\x61rtifact\x18\x05 \x01(\x0b\x32\x1b.osc_chroot.v1.ArtifactInfoH\x00\x42\x07\n\x05\x65vent\"\xa0\x01\n\tUiMessage\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.osc_chroot.v1.UiMessage.Kind\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x03 \x03(\t\"J\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03SAY\x10\x01\x12\x0b\n\x07MESSAGE\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x12\x0b\n\x07MACHINE\x10\x04\" \n\x03\x41sk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05query\x18\x02 \x01(\t\"\x9d\x01\n\tProvision\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04hook\x18\x02 \x01(\t\x12\x17\n\x0f\x63ommunicator_id\x18\x03 \x01(\t\x12\x30\n\x04\x64\x61ta\x18\x04 \x03(\x0b\x32\".osc_chroot.v1.Provision.DataEntry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1d\n\x0f\x43\x61ncelProvision\x12\n\n\x02id\x18\x01 \x01(\x04\"l\n\x0c\x41rtifactInfo\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x17\n\x0f\x62uilder_type_id\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05\x66iles\x18\x05 \x03(\t\"#\n\rCancelRequest\x12\x12\n\nbuilder_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"Z\n\x0cStartRequest\x12.\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1b.osc_chroot.v1.StartCommandH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"8\n\x0cStartCommand\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\"P\n\nStartEvent\x12\x10\n\x06stdout\x18\x01 \x01(\x0cH\x00\x12\x10\n\x06stderr\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0b\x65xit_status\x18\x03 \x01(\x05H\x00\x42\x07\n\x05\x65vent\"Y\n\rUploadRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.osc_chroot.v1.UploadHeaderH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"E\n\x0cUploadHeader\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\x0e\n\x06remote\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\r\"\x10\n\x0eUploadResponse\":\n\x0f\x44ownloadRequest\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\x0e\n\x06remote\x18\x02 \x01(\t\"\x15\n\x05\x43hunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"t\n\x12TransferDirRequest\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\r\n\x05local\x18\x02 \x01(\t\x12\x0e\n\x06remote\x18\x03 \x01(\t\x12\x15\n\rcontents_only\x18\x04 \x01(\x08\x12\x0f\n\x07\x65xclude\x18\x05 \x03(\t\"\x15\n\x13TransferDirResponse\"1\n\x0cStateRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"#\n\rStateResponse\x12\x12\n\nvalue_json\x18\x01 \x01(\x0c\"%\n\x0e\x44\x65stroyRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"\x11\n\x0f\x44\x65stroyResponse2\xd9\x01\n\x07\x42uilder\x12H\n\x07Prepare\x12\x1d.osc_chroot.v1.PrepareRequest\x1a\x1e.osc_chroot.v1.PrepareResponse\x12=\n\x03Run\x12\x19.osc_chroot.v1.RunRequest\x1a\x17.osc_chroot.v1.RunEvent(\x01\x30\x01\x12\x45\n\x06\x43\x61ncel\x12\x1c.osc_chroot.v1.CancelRequest\x1a\x1d.osc_chroot.v1.CancelResponse2\x8a\x03\n\x0c\x43ommunicator\x12\x43\n\x05Start\x12\x1b.osc_chroot.v1.StartRequest\x1a\x19.osc_chroot.v1.StartEvent(\x01\x30\x01\x12G\n\x06Upload\x12\x1c.osc_chroot.v1.UploadRequest\x1a\x1d.osc_chroot.v1.UploadResponse(\x01\x12\x42\n\x08\x44ownload\x12\x1e.osc_chroot.v1.DownloadRequest\x1a\x14.osc_chroot.v1.Chunk0\x01\x12R\n\tUploadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse\x12T\n\x0b\x44ownloadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse2\x98\x01\n\x08\x41rtifact\x12\x42\n\x05State\x12\x1b.osc_chroot.v1.StateRequest\x1a\x1c.osc_chroot.v1.StateResponse\x12H\n\x07\x44\x65stroy\x12\x1d.osc_chroot.v1.DestroyRequest\x1a\x1e.osc_chroot.v1.DestroyResponseBNZLgithub.com/outscale/packer-plugin-osc-chroot/shim/internal/contract;contractb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n.packer_plugin_osc_chroot/contract/plugin.proto\x12\rosc_chroot.v1\"f\n\x0ePrepareRequest\x12+\n\tcomponent\x18\x01 \x01(\x0b\x32\x18.osc_chroot.v1.Component\x12\x12\n\nbuilder_id\x18\x02 \x01(\t\x12\x13\n\x0braw_configs\x18\x03 \x03(\x0c\"\'\n\tComponent\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"K\n\x0fPrepareResponse\x12\x16\n\x0egenerated_vars\x18\x01 \x03(\t\x12\x10\n\x08warnings\x18\x02 \x03(\t\x12\x0e\n\x06\x65rrors\x18\x03 \x03(\t\"\xad\x01\n\nRunRequest\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.osc_chroot.v1.RunStartH\x00\x12.\n\nask_answer\x18\x02 \x01(\x0b\x32\x18.osc_chroot.v1.AskAnswerH\x00\x12:\n\x10provision_result\x18\x03 \x01(\x0b\x32\x1e.osc_chroot.v1.ProvisionResultH\x00\x42\t\n\x07message\"1\n\x08RunStart\x12\x12\n\nbuilder_id\x18\x01 \x01(\t\x12\x11\n\tundo_dead\x18\x02 \x01(\x08\"4\n\tAskAnswer\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\",\n\x0fProvisionResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05\x65rror\x18\x02 \x01(\t\"\xfa\x01\n\x08RunEvent\x12&\n\x02ui\x18\x01 \x01(\x0b\x32\x18.osc_chroot.v1.UiMessageH\x00\x12!\n\x03\x61sk\x18\x02 \x01(\x0b\x32\x12.osc_chroot.v1.AskH\x00\x12-\n\tprovision\x18\x03 \x01(\x0b\x32\x18.osc_chroot.v1.ProvisionH\x00\x12:\n\x10\x63\x61ncel_provision\x18\x04 \x01(\x0b\x32\x1e.osc_chroot.v1.CancelProvisionH\x00\x12/\n\x08\x61rtifact\x18\x05 \x01(\x0b\x32\x1b.osc_chroot.v1.ArtifactInfoH\x00\x42\x07\n\x05\x65vent\"\xa0\x01\n\tUiMessage\x12+\n\x04kind\x18\x01 \x01(\x0e\x32\x1d.osc_chroot.v1.UiMessage.Kind\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x03 \x03(\t\"J\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x07\n\x03SAY\x10\x01\x12\x0b\n\x07MESSAGE\x10\x02\x12\t\n\x05\x45RROR\x10\x03\x12\x0b\n\x07MACHINE\x10\x04\" \n\x03\x41sk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05query\x18\x02 \x01(\t\"\x9d\x01\n\tProvision\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0c\n\x04hook\x18\x02 \x01(\t\x12\x17\n\x0f\x63ommunicator_id\x18\x03 \x01(\t\x12\x30\n\x04\x64\x61ta\x18\x04 \x03(\x0b\x32\".osc_chroot.v1.Provision.DataEntry\x1a+\n\tDataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1d\n\x0f\x43\x61ncelProvision\x12\n\n\x02id\x18\x01 \x01(\x04\"l\n\x0c\x41rtifactInfo\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x17\n\x0f\x62uilder_type_id\x18\x02 \x01(\t\x12\n\n\x02id\x18\x03 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x04 \x01(\t\x12\r\n\x05\x66iles\x18\x05 \x03(\t\"#\n\rCancelRequest\x12\x12\n\nbuilder_id\x18\x01 \x01(\t\"\x10\n\x0e\x43\x61ncelResponse\"Z\n\x0cStartRequest\x12.\n\x07\x63ommand\x18\x01 \x01(\x0b\x32\x1b.osc_chroot.v1.StartCommandH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x42\t\n\x07message\"8\n\x0cStartCommand\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\"P\n\nStartEvent\x12\x10\n\x06stdout\x18\x01 \x01(\x0cH\x00\x12\x10\n\x06stderr\x18\x02 \x01(\x0cH\x00\x12\x15\n\x0b\x65xit_status\x18\x03 \x01(\x05H\x00\x42\x07\n\x05\x65vent\"s\n\rUploadRequest\x12-\n\x06header\x18\x01 \x01(\x0b\x32\x1b.osc_chroot.v1.UploadHeaderH\x00\x12(\n\x03\x65nd\x18\x02 \x01(\x0b\x32\x19.osc_chroot.v1.ContentEndH\x00\x42\t\n\x07message\"S\n\x0cUploadHeader\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\x0e\n\x06remote\x18\x02 \x01(\t\x12\x0c\n\x04mode\x18\x03 \x01(\r\x12\x0c\n\x04pipe\x18\x04 \x01(\t\"\x0c\n\nContentEnd\"\x10\n\x0eUploadResponse\"H\n\x0f\x44ownloadRequest\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\x0e\n\x06remote\x18\x02 \x01(\t\x12\x0c\n\x04pipe\x18\x03 \x01(\t\"\x12\n\x10\x44ownloadResponse\"t\n\x12TransferDirRequest\x12\x17\n\x0f\x63ommunicator_id\x18\x01 \x01(\t\x12\r\n\x05local\x18\x02 \x01(\t\x12\x0e\n\x06remote\x18\x03 \x01(\t\x12\x15\n\rcontents_only\x18\x04 \x01(\x08\x12\x0f\n\x07\x65xclude\x18\x05 \x03(\t\"\x15\n\x13TransferDirResponse\"1\n\x0cStateRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"#\n\rStateResponse\x12\x12\n\nvalue_json\x18\x01 \x01(\x0c\"%\n\x0e\x44\x65stroyRequest\x12\x13\n\x0b\x61rtifact_id\x18\x01 \x01(\t\"\x11\n\x0f\x44\x65stroyResponse2\xd9\x01\n\x07\x42uilder\x12H\n\x07Prepare\x12\x1d.osc_chroot.v1.PrepareRequest\x1a\x1e.osc_chroot.v1.PrepareResponse\x12=\n\x03Run\x12\x19.osc_chroot.v1.RunRequest\x1a\x17.osc_chroot.v1.RunEvent(\x01\x30\x01\x12\x45\n\x06\x43\x61ncel\x12\x1c.osc_chroot.v1.CancelRequest\x1a\x1d.osc_chroot.v1.CancelResponse2\x93\x03\n\x0c\x43ommunicator\x12\x43\n\x05Start\x12\x1b.osc_chroot.v1.StartRequest\x1a\x19.osc_chroot.v1.StartEvent(\x01\x30\x01\x12G\n\x06Upload\x12\x1c.osc_chroot.v1.UploadRequest\x1a\x1d.osc_chroot.v1.UploadResponse(\x01\x12K\n\x08\x44ownload\x12\x1e.osc_chroot.v1.DownloadRequest\x1a\x1f.osc_chroot.v1.DownloadResponse\x12R\n\tUploadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse\x12T\n\x0b\x44ownloadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse2\x98\x01\n\x08\x41rtifact\x12\x42\n\x05State\x12\x1b.osc_chroot.v1.StateRequest\x1a\x1c.osc_chroot.v1.StateResponse\x12H\n\x07\x44\x65stroy\x12\x1d.osc_chroot.v1.DestroyRequest\x1a\x1e.osc_chroot.v1.DestroyResponseBNZLgithub.com/outscale/packer-plugin-osc-chroot/shim/internal/contract;contractb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -75,31 +75,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STARTEVENT']._serialized_start=1570
   _globals['_STARTEVENT']._serialized_end=1650
   _globals['_UPLOADREQUEST']._serialized_start=1652
-  _globals['_UPLOADREQUEST']._serialized_end=1741
-  _globals['_UPLOADHEADER']._serialized_start=1743
-  _globals['_UPLOADHEADER']._serialized_end=1812
-  _globals['_UPLOADRESPONSE']._serialized_start=1814
-  _globals['_UPLOADRESPONSE']._serialized_end=1830
-  _globals['_DOWNLOADREQUEST']._serialized_start=1832
-  _globals['_DOWNLOADREQUEST']._serialized_end=1890
-  _globals['_CHUNK']._serialized_start=1892
-  _globals['_CHUNK']._serialized_end=1913
-  _globals['_TRANSFERDIRREQUEST']._serialized_start=1915
-  _globals['_TRANSFERDIRREQUEST']._serialized_end=2031
-  _globals['_TRANSFERDIRRESPONSE']._serialized_start=2033
-  _globals['_TRANSFERDIRRESPONSE']._serialized_end=2054
-  _globals['_STATEREQUEST']._serialized_start=2056
-  _globals['_STATEREQUEST']._serialized_end=2105
-  _globals['_STATERESPONSE']._serialized_start=2107
-  _globals['_STATERESPONSE']._serialized_end=2142
-  _globals['_DESTROYREQUEST']._serialized_start=2144
-  _globals['_DESTROYREQUEST']._serialized_end=2181
-  _globals['_DESTROYRESPONSE']._serialized_start=2183
-  _globals['_DESTROYRESPONSE']._serialized_end=2200
-  _globals['_BUILDER']._serialized_start=2203
-  _globals['_BUILDER']._serialized_end=2420
-  _globals['_COMMUNICATOR']._serialized_start=2423
-  _globals['_COMMUNICATOR']._serialized_end=2817
-  _globals['_ARTIFACT']._serialized_start=2820
-  _globals['_ARTIFACT']._serialized_end=2972
+  _globals['_UPLOADREQUEST']._serialized_end=1767
+  _globals['_UPLOADHEADER']._serialized_start=1769
+  _globals['_UPLOADHEADER']._serialized_end=1852
+  _globals['_CONTENTEND']._serialized_start=1854
+  _globals['_CONTENTEND']._serialized_end=1866
+  _globals['_UPLOADRESPONSE']._serialized_start=1868
+  _globals['_UPLOADRESPONSE']._serialized_end=1884
+  _globals['_DOWNLOADREQUEST']._serialized_start=1886
+  _globals['_DOWNLOADREQUEST']._serialized_end=1958
+  _globals['_DOWNLOADRESPONSE']._serialized_start=1960
+  _globals['_DOWNLOADRESPONSE']._serialized_end=1978
+  _globals['_TRANSFERDIRREQUEST']._serialized_start=1980
+  _globals['_TRANSFERDIRREQUEST']._serialized_end=2096
+  _globals['_TRANSFERDIRRESPONSE']._serialized_start=2098
+  _globals['_TRANSFERDIRRESPONSE']._serialized_end=2119
+  _globals['_STATEREQUEST']._serialized_start=2121
+  _globals['_STATEREQUEST']._serialized_end=2170
+  _globals['_STATERESPONSE']._serialized_start=2172
+  _globals['_STATERESPONSE']._serialized_end=2207
+  _globals['_DESTROYREQUEST']._serialized_start=2209
+  _globals['_DESTROYREQUEST']._serialized_end=2246
+  _globals['_DESTROYRESPONSE']._serialized_start=2248
+  _globals['_DESTROYRESPONSE']._serialized_end=2265
+  _globals['_BUILDER']._serialized_start=2268
+  _globals['_BUILDER']._serialized_end=2485
+  _globals['_COMMUNICATOR']._serialized_start=2488
+  _globals['_COMMUNICATOR']._serialized_end=2891
+  _globals['_ARTIFACT']._serialized_start=2894
+  _globals['_ARTIFACT']._serialized_end=3046
 # @@protoc_insertion_point(module_scope)

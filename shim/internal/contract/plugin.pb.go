@@ -1,7 +1,8 @@
 // The contract between the shim (Go, started by Packer) and the service (Python).
 //
 // Both run on one machine, as one user, in one working directory: file trees are therefore named by
-// path, and only what Packer hands over as a stream travels as one. Every call carries the metadata
+// path, and the content of a file that Packer hands over as a stream goes through a pipe beside the
+// calls, which would copy it many times. Every call carries the metadata
 // `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 // shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 //
@@ -1292,7 +1293,7 @@ type UploadRequest struct {
 	// Types that are valid to be assigned to Message:
 	//
 	//	*UploadRequest_Header
-	//	*UploadRequest_Data
+	//	*UploadRequest_End
 	Message       isUploadRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1344,10 +1345,10 @@ func (x *UploadRequest) GetHeader() *UploadHeader {
 	return nil
 }
 
-func (x *UploadRequest) GetData() []byte {
+func (x *UploadRequest) GetEnd() *ContentEnd {
 	if x != nil {
-		if x, ok := x.Message.(*UploadRequest_Data); ok {
-			return x.Data
+		if x, ok := x.Message.(*UploadRequest_End); ok {
+			return x.End
 		}
 	}
 	return nil
@@ -1361,20 +1362,22 @@ type UploadRequest_Header struct {
 	Header *UploadHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
 }
 
-type UploadRequest_Data struct {
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+type UploadRequest_End struct {
+	End *ContentEnd `protobuf:"bytes,2,opt,name=end,proto3,oneof"`
 }
 
 func (*UploadRequest_Header) isUploadRequest_Message() {}
 
-func (*UploadRequest_Data) isUploadRequest_Message() {}
+func (*UploadRequest_End) isUploadRequest_Message() {}
 
 type UploadHeader struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	CommunicatorId string                 `protobuf:"bytes,1,opt,name=communicator_id,json=communicatorId,proto3" json:"communicator_id,omitempty"`
 	Remote         string                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
 	// Permission bits of the source where Packer knows them, else 0 (a new file then gets 0644).
-	Mode          uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mode uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The end of a pipe to read, as a path under /proc that leads to the shim's descriptor of it.
+	Pipe          string `protobuf:"bytes,4,opt,name=pipe,proto3" json:"pipe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1430,6 +1433,49 @@ func (x *UploadHeader) GetMode() uint32 {
 	return 0
 }
 
+func (x *UploadHeader) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+type ContentEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContentEnd) Reset() {
+	*x = ContentEnd{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContentEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContentEnd) ProtoMessage() {}
+
+func (x *ContentEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContentEnd.ProtoReflect.Descriptor instead.
+func (*ContentEnd) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{20}
+}
+
 type UploadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1438,7 +1484,7 @@ type UploadResponse struct {
 
 func (x *UploadResponse) Reset() {
 	*x = UploadResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1496,7 @@ func (x *UploadResponse) String() string {
 func (*UploadResponse) ProtoMessage() {}
 
 func (x *UploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,20 +1509,22 @@ func (x *UploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadResponse.ProtoReflect.Descriptor instead.
 func (*UploadResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{20}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 type DownloadRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	CommunicatorId string                 `protobuf:"bytes,1,opt,name=communicator_id,json=communicatorId,proto3" json:"communicator_id,omitempty"`
 	Remote         string                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The end of a pipe to write to, as in UploadHeader.
+	Pipe          string `protobuf:"bytes,3,opt,name=pipe,proto3" json:"pipe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DownloadRequest) Reset() {
 	*x = DownloadRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1536,7 @@ func (x *DownloadRequest) String() string {
 func (*DownloadRequest) ProtoMessage() {}
 
 func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1549,7 @@ func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadRequest.ProtoReflect.Descriptor instead.
 func (*DownloadRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{21}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DownloadRequest) GetCommunicatorId() string {
@@ -1518,28 +1566,34 @@ func (x *DownloadRequest) GetRemote() string {
 	return ""
 }
 
-type Chunk struct {
+func (x *DownloadRequest) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+type DownloadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Chunk) Reset() {
-	*x = Chunk{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
+func (x *DownloadResponse) Reset() {
+	*x = DownloadResponse{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Chunk) String() string {
+func (x *DownloadResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Chunk) ProtoMessage() {}
+func (*DownloadResponse) ProtoMessage() {}
 
-func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
+func (x *DownloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1550,16 +1604,9 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
-func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *Chunk) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
+// Deprecated: Use DownloadResponse.ProtoReflect.Descriptor instead.
+func (*DownloadResponse) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{23}
 }
 
 type TransferDirRequest struct {
@@ -1579,7 +1626,7 @@ type TransferDirRequest struct {
 
 func (x *TransferDirRequest) Reset() {
 	*x = TransferDirRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1638,7 @@ func (x *TransferDirRequest) String() string {
 func (*TransferDirRequest) ProtoMessage() {}
 
 func (x *TransferDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1651,7 @@ func (x *TransferDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferDirRequest.ProtoReflect.Descriptor instead.
 func (*TransferDirRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{23}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TransferDirRequest) GetCommunicatorId() string {
@@ -1650,7 +1697,7 @@ type TransferDirResponse struct {
 
 func (x *TransferDirResponse) Reset() {
 	*x = TransferDirResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1709,7 @@ func (x *TransferDirResponse) String() string {
 func (*TransferDirResponse) ProtoMessage() {}
 
 func (x *TransferDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1722,7 @@ func (x *TransferDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferDirResponse.ProtoReflect.Descriptor instead.
 func (*TransferDirResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{24}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 type StateRequest struct {
@@ -1688,7 +1735,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1747,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1760,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{25}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *StateRequest) GetArtifactId() string {
@@ -1740,7 +1787,7 @@ type StateResponse struct {
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1799,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1812,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{26}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *StateResponse) GetValueJson() []byte {
@@ -1784,7 +1831,7 @@ type DestroyRequest struct {
 
 func (x *DestroyRequest) Reset() {
 	*x = DestroyRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +1843,7 @@ func (x *DestroyRequest) String() string {
 func (*DestroyRequest) ProtoMessage() {}
 
 func (x *DestroyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +1856,7 @@ func (x *DestroyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyRequest.ProtoReflect.Descriptor instead.
 func (*DestroyRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{27}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *DestroyRequest) GetArtifactId() string {
@@ -1827,7 +1874,7 @@ type DestroyResponse struct {
 
 func (x *DestroyResponse) Reset() {
 	*x = DestroyResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +1886,7 @@ func (x *DestroyResponse) String() string {
 func (*DestroyResponse) ProtoMessage() {}
 
 func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +1899,7 @@ func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyResponse.ProtoReflect.Descriptor instead.
 func (*DestroyResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{28}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 var File_osc_chroot_v1_plugin_proto protoreflect.FileDescriptor
@@ -1945,21 +1992,24 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12!\n" +
 	"\vexit_status\x18\x03 \x01(\x05H\x00R\n" +
 	"exitStatusB\a\n" +
-	"\x05event\"g\n" +
+	"\x05event\"\x80\x01\n" +
 	"\rUploadRequest\x125\n" +
-	"\x06header\x18\x01 \x01(\v2\x1b.osc_chroot.v1.UploadHeaderH\x00R\x06header\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage\"c\n" +
+	"\x06header\x18\x01 \x01(\v2\x1b.osc_chroot.v1.UploadHeaderH\x00R\x06header\x12-\n" +
+	"\x03end\x18\x02 \x01(\v2\x19.osc_chroot.v1.ContentEndH\x00R\x03endB\t\n" +
+	"\amessage\"w\n" +
 	"\fUploadHeader\x12'\n" +
 	"\x0fcommunicator_id\x18\x01 \x01(\tR\x0ecommunicatorId\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\rR\x04mode\"\x10\n" +
-	"\x0eUploadResponse\"R\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x12\n" +
+	"\x04pipe\x18\x04 \x01(\tR\x04pipe\"\f\n" +
+	"\n" +
+	"ContentEnd\"\x10\n" +
+	"\x0eUploadResponse\"f\n" +
 	"\x0fDownloadRequest\x12'\n" +
 	"\x0fcommunicator_id\x18\x01 \x01(\tR\x0ecommunicatorId\x12\x16\n" +
-	"\x06remote\x18\x02 \x01(\tR\x06remote\"\x1b\n" +
-	"\x05Chunk\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xaa\x01\n" +
+	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x12\n" +
+	"\x04pipe\x18\x03 \x01(\tR\x04pipe\"\x12\n" +
+	"\x10DownloadResponse\"\xaa\x01\n" +
 	"\x12TransferDirRequest\x12'\n" +
 	"\x0fcommunicator_id\x18\x01 \x01(\tR\x0ecommunicatorId\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\tR\x05local\x12\x16\n" +
@@ -1981,11 +2031,11 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\aBuilder\x12H\n" +
 	"\aPrepare\x12\x1d.osc_chroot.v1.PrepareRequest\x1a\x1e.osc_chroot.v1.PrepareResponse\x12=\n" +
 	"\x03Run\x12\x19.osc_chroot.v1.RunRequest\x1a\x17.osc_chroot.v1.RunEvent(\x010\x01\x12E\n" +
-	"\x06Cancel\x12\x1c.osc_chroot.v1.CancelRequest\x1a\x1d.osc_chroot.v1.CancelResponse2\x8a\x03\n" +
+	"\x06Cancel\x12\x1c.osc_chroot.v1.CancelRequest\x1a\x1d.osc_chroot.v1.CancelResponse2\x93\x03\n" +
 	"\fCommunicator\x12C\n" +
 	"\x05Start\x12\x1b.osc_chroot.v1.StartRequest\x1a\x19.osc_chroot.v1.StartEvent(\x010\x01\x12G\n" +
-	"\x06Upload\x12\x1c.osc_chroot.v1.UploadRequest\x1a\x1d.osc_chroot.v1.UploadResponse(\x01\x12B\n" +
-	"\bDownload\x12\x1e.osc_chroot.v1.DownloadRequest\x1a\x14.osc_chroot.v1.Chunk0\x01\x12R\n" +
+	"\x06Upload\x12\x1c.osc_chroot.v1.UploadRequest\x1a\x1d.osc_chroot.v1.UploadResponse(\x01\x12K\n" +
+	"\bDownload\x12\x1e.osc_chroot.v1.DownloadRequest\x1a\x1f.osc_chroot.v1.DownloadResponse\x12R\n" +
 	"\tUploadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse\x12T\n" +
 	"\vDownloadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse2\x98\x01\n" +
 	"\bArtifact\x12B\n" +
@@ -2005,7 +2055,7 @@ func file_osc_chroot_v1_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_osc_chroot_v1_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_osc_chroot_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_osc_chroot_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_osc_chroot_v1_plugin_proto_goTypes = []any{
 	(UiMessage_Kind)(0),         // 0: osc_chroot.v1.UiMessage.Kind
 	(*PrepareRequest)(nil),      // 1: osc_chroot.v1.PrepareRequest
@@ -2028,16 +2078,17 @@ var file_osc_chroot_v1_plugin_proto_goTypes = []any{
 	(*StartEvent)(nil),          // 18: osc_chroot.v1.StartEvent
 	(*UploadRequest)(nil),       // 19: osc_chroot.v1.UploadRequest
 	(*UploadHeader)(nil),        // 20: osc_chroot.v1.UploadHeader
-	(*UploadResponse)(nil),      // 21: osc_chroot.v1.UploadResponse
-	(*DownloadRequest)(nil),     // 22: osc_chroot.v1.DownloadRequest
-	(*Chunk)(nil),               // 23: osc_chroot.v1.Chunk
-	(*TransferDirRequest)(nil),  // 24: osc_chroot.v1.TransferDirRequest
-	(*TransferDirResponse)(nil), // 25: osc_chroot.v1.TransferDirResponse
-	(*StateRequest)(nil),        // 26: osc_chroot.v1.StateRequest
-	(*StateResponse)(nil),       // 27: osc_chroot.v1.StateResponse
-	(*DestroyRequest)(nil),      // 28: osc_chroot.v1.DestroyRequest
-	(*DestroyResponse)(nil),     // 29: osc_chroot.v1.DestroyResponse
-	nil,                         // 30: osc_chroot.v1.Provision.DataEntry
+	(*ContentEnd)(nil),          // 21: osc_chroot.v1.ContentEnd
+	(*UploadResponse)(nil),      // 22: osc_chroot.v1.UploadResponse
+	(*DownloadRequest)(nil),     // 23: osc_chroot.v1.DownloadRequest
+	(*DownloadResponse)(nil),    // 24: osc_chroot.v1.DownloadResponse
+	(*TransferDirRequest)(nil),  // 25: osc_chroot.v1.TransferDirRequest
+	(*TransferDirResponse)(nil), // 26: osc_chroot.v1.TransferDirResponse
+	(*StateRequest)(nil),        // 27: osc_chroot.v1.StateRequest
+	(*StateResponse)(nil),       // 28: osc_chroot.v1.StateResponse
+	(*DestroyRequest)(nil),      // 29: osc_chroot.v1.DestroyRequest
+	(*DestroyResponse)(nil),     // 30: osc_chroot.v1.DestroyResponse
+	nil,                         // 31: osc_chroot.v1.Provision.DataEntry
 }
 var file_osc_chroot_v1_plugin_proto_depIdxs = []int32{
 	2,  // 0: osc_chroot.v1.PrepareRequest.component:type_name -> osc_chroot.v1.Component
@@ -2050,34 +2101,35 @@ var file_osc_chroot_v1_plugin_proto_depIdxs = []int32{
 	12, // 7: osc_chroot.v1.RunEvent.cancel_provision:type_name -> osc_chroot.v1.CancelProvision
 	13, // 8: osc_chroot.v1.RunEvent.artifact:type_name -> osc_chroot.v1.ArtifactInfo
 	0,  // 9: osc_chroot.v1.UiMessage.kind:type_name -> osc_chroot.v1.UiMessage.Kind
-	30, // 10: osc_chroot.v1.Provision.data:type_name -> osc_chroot.v1.Provision.DataEntry
+	31, // 10: osc_chroot.v1.Provision.data:type_name -> osc_chroot.v1.Provision.DataEntry
 	17, // 11: osc_chroot.v1.StartRequest.command:type_name -> osc_chroot.v1.StartCommand
 	20, // 12: osc_chroot.v1.UploadRequest.header:type_name -> osc_chroot.v1.UploadHeader
-	1,  // 13: osc_chroot.v1.Builder.Prepare:input_type -> osc_chroot.v1.PrepareRequest
-	4,  // 14: osc_chroot.v1.Builder.Run:input_type -> osc_chroot.v1.RunRequest
-	14, // 15: osc_chroot.v1.Builder.Cancel:input_type -> osc_chroot.v1.CancelRequest
-	16, // 16: osc_chroot.v1.Communicator.Start:input_type -> osc_chroot.v1.StartRequest
-	19, // 17: osc_chroot.v1.Communicator.Upload:input_type -> osc_chroot.v1.UploadRequest
-	22, // 18: osc_chroot.v1.Communicator.Download:input_type -> osc_chroot.v1.DownloadRequest
-	24, // 19: osc_chroot.v1.Communicator.UploadDir:input_type -> osc_chroot.v1.TransferDirRequest
-	24, // 20: osc_chroot.v1.Communicator.DownloadDir:input_type -> osc_chroot.v1.TransferDirRequest
-	26, // 21: osc_chroot.v1.Artifact.State:input_type -> osc_chroot.v1.StateRequest
-	28, // 22: osc_chroot.v1.Artifact.Destroy:input_type -> osc_chroot.v1.DestroyRequest
-	3,  // 23: osc_chroot.v1.Builder.Prepare:output_type -> osc_chroot.v1.PrepareResponse
-	8,  // 24: osc_chroot.v1.Builder.Run:output_type -> osc_chroot.v1.RunEvent
-	15, // 25: osc_chroot.v1.Builder.Cancel:output_type -> osc_chroot.v1.CancelResponse
-	18, // 26: osc_chroot.v1.Communicator.Start:output_type -> osc_chroot.v1.StartEvent
-	21, // 27: osc_chroot.v1.Communicator.Upload:output_type -> osc_chroot.v1.UploadResponse
-	23, // 28: osc_chroot.v1.Communicator.Download:output_type -> osc_chroot.v1.Chunk
-	25, // 29: osc_chroot.v1.Communicator.UploadDir:output_type -> osc_chroot.v1.TransferDirResponse
-	25, // 30: osc_chroot.v1.Communicator.DownloadDir:output_type -> osc_chroot.v1.TransferDirResponse
-	27, // 31: osc_chroot.v1.Artifact.State:output_type -> osc_chroot.v1.StateResponse
-	29, // 32: osc_chroot.v1.Artifact.Destroy:output_type -> osc_chroot.v1.DestroyResponse
-	23, // [23:33] is the sub-list for method output_type
-	13, // [13:23] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	21, // 13: osc_chroot.v1.UploadRequest.end:type_name -> osc_chroot.v1.ContentEnd
+	1,  // 14: osc_chroot.v1.Builder.Prepare:input_type -> osc_chroot.v1.PrepareRequest
+	4,  // 15: osc_chroot.v1.Builder.Run:input_type -> osc_chroot.v1.RunRequest
+	14, // 16: osc_chroot.v1.Builder.Cancel:input_type -> osc_chroot.v1.CancelRequest
+	16, // 17: osc_chroot.v1.Communicator.Start:input_type -> osc_chroot.v1.StartRequest
+	19, // 18: osc_chroot.v1.Communicator.Upload:input_type -> osc_chroot.v1.UploadRequest
+	23, // 19: osc_chroot.v1.Communicator.Download:input_type -> osc_chroot.v1.DownloadRequest
+	25, // 20: osc_chroot.v1.Communicator.UploadDir:input_type -> osc_chroot.v1.TransferDirRequest
+	25, // 21: osc_chroot.v1.Communicator.DownloadDir:input_type -> osc_chroot.v1.TransferDirRequest
+	27, // 22: osc_chroot.v1.Artifact.State:input_type -> osc_chroot.v1.StateRequest
+	29, // 23: osc_chroot.v1.Artifact.Destroy:input_type -> osc_chroot.v1.DestroyRequest
+	3,  // 24: osc_chroot.v1.Builder.Prepare:output_type -> osc_chroot.v1.PrepareResponse
+	8,  // 25: osc_chroot.v1.Builder.Run:output_type -> osc_chroot.v1.RunEvent
+	15, // 26: osc_chroot.v1.Builder.Cancel:output_type -> osc_chroot.v1.CancelResponse
+	18, // 27: osc_chroot.v1.Communicator.Start:output_type -> osc_chroot.v1.StartEvent
+	22, // 28: osc_chroot.v1.Communicator.Upload:output_type -> osc_chroot.v1.UploadResponse
+	24, // 29: osc_chroot.v1.Communicator.Download:output_type -> osc_chroot.v1.DownloadResponse
+	26, // 30: osc_chroot.v1.Communicator.UploadDir:output_type -> osc_chroot.v1.TransferDirResponse
+	26, // 31: osc_chroot.v1.Communicator.DownloadDir:output_type -> osc_chroot.v1.TransferDirResponse
+	28, // 32: osc_chroot.v1.Artifact.State:output_type -> osc_chroot.v1.StateResponse
+	30, // 33: osc_chroot.v1.Artifact.Destroy:output_type -> osc_chroot.v1.DestroyResponse
+	24, // [24:34] is the sub-list for method output_type
+	14, // [14:24] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_osc_chroot_v1_plugin_proto_init() }
@@ -2108,7 +2160,7 @@ func file_osc_chroot_v1_plugin_proto_init() {
 	}
 	file_osc_chroot_v1_plugin_proto_msgTypes[18].OneofWrappers = []any{
 		(*UploadRequest_Header)(nil),
-		(*UploadRequest_Data)(nil),
+		(*UploadRequest_End)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2116,7 +2168,7 @@ func file_osc_chroot_v1_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osc_chroot_v1_plugin_proto_rawDesc), len(file_osc_chroot_v1_plugin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
