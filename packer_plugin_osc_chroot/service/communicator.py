@@ -75,7 +75,7 @@ class CommunicatorService(rpc.CommunicatorServicer):
         self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext
     ) -> pb.UploadResponse:
         # Validating takes place on systems that have no such pipes.
-        from packer_plugin_osc_chroot.service.pipes import opened_pipe, read_pipe
+        from packer_plugin_osc_chroot.host.pipes import opened_pipe, read_pipe
 
         header = next(request_iterator).header
         with (
@@ -96,7 +96,7 @@ class CommunicatorService(rpc.CommunicatorServicer):
     def Download(
         self, request: pb.DownloadRequest, context: grpc.ServicerContext
     ) -> pb.DownloadResponse:
-        from packer_plugin_osc_chroot.service.pipes import opened_pipe, write_pipe
+        from packer_plugin_osc_chroot.host.pipes import opened_pipe, write_pipe
 
         with (
             self._transfer(request.communicator_id, context) as (opened, token),

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
@@ -45,7 +46,16 @@ def test_few_calls_at_zero_latency(tmp_path: Path) -> None:
             made(cloud, tmp_path, config=config)
             counts.append(len(calls_of(cloud.record[before:])))
         assert_nothing_left(cloud)
+        # What follows a build may take long, and needs no connections.
+        assert connections_to(cloud) == 0
     assert min(counts) < 17, counts
+
+
+def connections_to(cloud: LocalCloud) -> int:
+    """Those that its clients hold open."""
+    port = f":{urlsplit(cloud.url).port:04X}"
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()]
+    return sum(1 for row in rows if row[2].endswith(port) and row[3] == "01")
 
 
 def test_few_calls_and_little_time_at_typical_latencies(tmp_path: Path) -> None:

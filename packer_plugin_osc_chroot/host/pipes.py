@@ -1,4 +1,4 @@
-"""The pipes that carry the content of files between shim and service, beside the calls."""
+"""Pipes that carry the content of files: from and to the shim, beside the calls, and the agent."""
 
 import fcntl
 import os
@@ -9,10 +9,16 @@ from contextlib import contextmanager, suppress
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.host.trees import CHUNK
 
-# What a pipe holds, where the kernel grants it (fs.pipe-max-size): fewer switches between both sides.
+# What a pipe is to hold: both sides work at a time, and not in turns.
 _SIZE = 1 << 20
 # Seconds between looks for a cancel, while the other side does nothing.
 _LOOK_EVERY = 0.1
+
+
+def widen(fd: int) -> None:
+    """As far as the kernel grants it (fs.pipe-max-size, fs.pipe-user-pages-soft)."""
+    with suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _SIZE)
 
 
 @contextmanager
@@ -20,8 +26,7 @@ def opened_pipe(path: str, mode: int) -> Iterator[int]:
     """The shim's pipe; `mode` is os.O_RDONLY or os.O_WRONLY."""
     fd = os.open(path, mode | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        with suppress(OSError):
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _SIZE)
+        widen(fd)
         yield fd
     finally:
         os.close(fd)
