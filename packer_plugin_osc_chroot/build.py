@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
@@ -53,6 +54,7 @@ def build(context: Context) -> Result:
     packer = config.packer
     journal = Journal(state_directory(context.environ))
     with (
+        ExitStack() as connections,
         timeline(context.environ, packer.build_name, ui=ui) as timings,
         Phases(
             ui=ui,
@@ -65,6 +67,7 @@ def build(context: Context) -> Result:
     ):
         host = Host(plan_wrapper(config, context.scope), on_pid=journal.process)
         cloud, facts = phases.do("look", lambda: _look(context, host, journal))
+        connections.callback(cloud.close)
         if has_journals(journal.directory):
             phases.do(
                 "undo dead builds",

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,11 +17,15 @@ TIMEOUT = 120.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: its exit status (as subprocess has it), both outputs, and the time."""
+    """How a command ended: its exit status (as subprocess has it), both outputs, and the time.
+
+    `moments` has when each line of the output came, in seconds from the start.
+    """
 
     status: int
     output: str
     seconds: float
+    moments: Sequence[tuple[float, str]] = ()
 
 
 class Running:
@@ -30,6 +34,7 @@ class Running:
     def __init__(self, argv: list[str], *, cwd: Path, environment: Mapping[str, str]) -> None:
         self._started = time.monotonic()
         self._lines: list[str] = []
+        self._times: list[float] = []
         self._changed = threading.Condition()
         self._process = subprocess.Popen(
             argv,
@@ -58,6 +63,7 @@ class Running:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             with self._changed:
+                self._times.append(time.monotonic() - self._started)
                 self._lines.append(line)
                 self._changed.notify_all()
 
@@ -93,7 +99,8 @@ class Running:
         seconds = time.monotonic() - self._started
         self._reader.join(10)
         assert not self._reader.is_alive(), f"something holds its output open:\n{self.output}"
-        return Outcome(status, self.output, seconds)
+        moments = tuple(zip(self._times, self._lines, strict=True))
+        return Outcome(status, self.output, seconds, moments)
 
     def kill(self) -> None:
         """End the whole group; for a test that failed."""

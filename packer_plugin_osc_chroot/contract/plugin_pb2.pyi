@@ -4,7 +4,8 @@ isort:skip_file
 The contract between the shim (Go, started by Packer) and the service (Python).
 
 Both run on one machine, as one user, in one working directory: file trees are therefore named by
-path, and only what Packer hands over as a stream travels as one. Every call carries the metadata
+path, and the content of a file that Packer hands over as a stream goes through a pipe beside the
+calls, which would copy it many times. Every call carries the metadata
 `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 
@@ -653,21 +654,22 @@ class UploadRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HEADER_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
-    data: _builtins.bytes
+    END_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___UploadHeader: ...
+    @_builtins.property
+    def end(self) -> Global___ContentEnd: ...
     def __init__(
         self,
         *,
         header: Global___UploadHeader | None = ...,
-        data: _builtins.bytes = ...,
+        end: Global___ContentEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "header", b"header", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "header", b"header", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "header", b"header", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "data"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "end"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -680,24 +682,43 @@ class UploadHeader(_message.Message):
     COMMUNICATOR_ID_FIELD_NUMBER: _builtins.int
     REMOTE_FIELD_NUMBER: _builtins.int
     MODE_FIELD_NUMBER: _builtins.int
+    PIPE_FIELD_NUMBER: _builtins.int
     communicator_id: _builtins.str
     remote: _builtins.str
     mode: _builtins.int
     """Permission bits of the source where Packer knows them, else 0 (a new file then gets 0644)."""
+    pipe: _builtins.str
+    """The end of a pipe to read, as a path under /proc that leads to the shim's descriptor of it."""
     def __init__(
         self,
         *,
         communicator_id: _builtins.str = ...,
         remote: _builtins.str = ...,
         mode: _builtins.int = ...,
+        pipe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["communicator_id", b"communicator_id", "mode", b"mode", "remote", b"remote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["communicator_id", b"communicator_id", "mode", b"mode", "pipe", b"pipe", "remote", b"remote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UploadHeader: _TypeAlias = UploadHeader  # noqa: Y015
+
+@_typing.final
+class ContentEnd(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContentEnd: _TypeAlias = ContentEnd  # noqa: Y015
 
 @_typing.final
 class UploadResponse(_message.Message):
@@ -720,40 +741,40 @@ class DownloadRequest(_message.Message):
 
     COMMUNICATOR_ID_FIELD_NUMBER: _builtins.int
     REMOTE_FIELD_NUMBER: _builtins.int
+    PIPE_FIELD_NUMBER: _builtins.int
     communicator_id: _builtins.str
     remote: _builtins.str
+    pipe: _builtins.str
+    """The end of a pipe to write to, as in UploadHeader."""
     def __init__(
         self,
         *,
         communicator_id: _builtins.str = ...,
         remote: _builtins.str = ...,
+        pipe: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["communicator_id", b"communicator_id", "remote", b"remote"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["communicator_id", b"communicator_id", "pipe", b"pipe", "remote", b"remote"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DownloadRequest: _TypeAlias = DownloadRequest  # noqa: Y015
 
 @_typing.final
-class Chunk(_message.Message):
+class DownloadResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    DATA_FIELD_NUMBER: _builtins.int
-    data: _builtins.bytes
     def __init__(
         self,
-        *,
-        data: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Chunk: _TypeAlias = Chunk  # noqa: Y015
+Global___DownloadResponse: _TypeAlias = DownloadResponse  # noqa: Y015
 
 @_typing.final
 class TransferDirRequest(_message.Message):

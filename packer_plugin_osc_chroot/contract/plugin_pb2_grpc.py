@@ -341,10 +341,10 @@ class CommunicatorStub:
                 request_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.UploadRequest.SerializeToString,
                 response_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.UploadResponse.FromString,
                 _registered_method=True)
-        self.Download = channel.unary_stream(
+        self.Download = channel.unary_unary(
                 '/osc_chroot.v1.Communicator/Download',
                 request_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.DownloadRequest.SerializeToString,
-                response_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.Chunk.FromString,
+                response_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.DownloadResponse.FromString,
                 _registered_method=True)
         self.UploadDir = channel.unary_unary(
                 '/osc_chroot.v1.Communicator/UploadDir',
@@ -373,14 +373,15 @@ class CommunicatorServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Upload(self, request_iterator, context):
-        """Upload writes one file. The first message names it, the others carry its content.
+        """Upload writes one file. The first message names it and the pipe; a second one says that all of the
+        content is in there. Without it, the end of either is that of a transfer which failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Download(self, request, context):
-        """Download reads one file.
+        """Download reads one file into a pipe. Only once the call has succeeded is it whole.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -413,10 +414,10 @@ def add_CommunicatorServicer_to_server(servicer, server):
                     request_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.UploadRequest.FromString,
                     response_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.UploadResponse.SerializeToString,
             ),
-            'Download': grpc.unary_stream_rpc_method_handler(
+            'Download': grpc.unary_unary_rpc_method_handler(
                     servicer.Download,
                     request_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.DownloadRequest.FromString,
-                    response_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.Chunk.SerializeToString,
+                    response_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.DownloadResponse.SerializeToString,
             ),
             'UploadDir': grpc.unary_unary_rpc_method_handler(
                     servicer.UploadDir,
@@ -506,12 +507,12 @@ class Communicator:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
+        return grpc.experimental.unary_unary(
             request,
             target,
             '/osc_chroot.v1.Communicator/Download',
             packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.DownloadRequest.SerializeToString,
-            packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.Chunk.FromString,
+            packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.DownloadResponse.FromString,
             options,
             channel_credentials,
             insecure,

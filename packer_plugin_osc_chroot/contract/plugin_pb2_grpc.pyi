@@ -4,7 +4,8 @@ isort:skip_file
 The contract between the shim (Go, started by Packer) and the service (Python).
 
 Both run on one machine, as one user, in one working directory: file trees are therefore named by
-path, and only what Packer hands over as a stream travels as one. Every call carries the metadata
+path, and the content of a file that Packer hands over as a stream goes through a pipe beside the
+calls, which would copy it many times. Every call carries the metadata
 `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 
@@ -186,9 +187,11 @@ class CommunicatorStub:
     a status before that means that it was never started. It ends the stream after `exit_status`.
     """
     Upload: _grpc.StreamUnaryMultiCallable[_plugin_pb2.UploadRequest, _plugin_pb2.UploadResponse]
-    """Upload writes one file. The first message names it, the others carry its content."""
-    Download: _grpc.UnaryStreamMultiCallable[_plugin_pb2.DownloadRequest, _plugin_pb2.Chunk]
-    """Download reads one file."""
+    """Upload writes one file. The first message names it and the pipe; a second one says that all of the
+    content is in there. Without it, the end of either is that of a transfer which failed.
+    """
+    Download: _grpc.UnaryUnaryMultiCallable[_plugin_pb2.DownloadRequest, _plugin_pb2.DownloadResponse]
+    """Download reads one file into a pipe. Only once the call has succeeded is it whole."""
     UploadDir: _grpc.UnaryUnaryMultiCallable[_plugin_pb2.TransferDirRequest, _plugin_pb2.TransferDirResponse]
     """UploadDir copies a tree of the host into the root."""
     DownloadDir: _grpc.UnaryUnaryMultiCallable[_plugin_pb2.TransferDirRequest, _plugin_pb2.TransferDirResponse]
@@ -207,9 +210,11 @@ class CommunicatorAsyncStub(CommunicatorStub):
     a status before that means that it was never started. It ends the stream after `exit_status`.
     """
     Upload: _aio.StreamUnaryMultiCallable[_plugin_pb2.UploadRequest, _plugin_pb2.UploadResponse]  # type: ignore[assignment]
-    """Upload writes one file. The first message names it, the others carry its content."""
-    Download: _aio.UnaryStreamMultiCallable[_plugin_pb2.DownloadRequest, _plugin_pb2.Chunk]  # type: ignore[assignment]
-    """Download reads one file."""
+    """Upload writes one file. The first message names it and the pipe; a second one says that all of the
+    content is in there. Without it, the end of either is that of a transfer which failed.
+    """
+    Download: _aio.UnaryUnaryMultiCallable[_plugin_pb2.DownloadRequest, _plugin_pb2.DownloadResponse]  # type: ignore[assignment]
+    """Download reads one file into a pipe. Only once the call has succeeded is it whole."""
     UploadDir: _aio.UnaryUnaryMultiCallable[_plugin_pb2.TransferDirRequest, _plugin_pb2.TransferDirResponse]  # type: ignore[assignment]
     """UploadDir copies a tree of the host into the root."""
     DownloadDir: _aio.UnaryUnaryMultiCallable[_plugin_pb2.TransferDirRequest, _plugin_pb2.TransferDirResponse]  # type: ignore[assignment]
@@ -237,15 +242,17 @@ class CommunicatorServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_plugin_pb2.UploadRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_plugin_pb2.UploadResponse, _abc.Awaitable[_plugin_pb2.UploadResponse]]:
-        """Upload writes one file. The first message names it, the others carry its content."""
+        """Upload writes one file. The first message names it and the pipe; a second one says that all of the
+        content is in there. Without it, the end of either is that of a transfer which failed.
+        """
 
     @_abc_1.abstractmethod
     def Download(
         self,
         request: _plugin_pb2.DownloadRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_abc.Iterator[_plugin_pb2.Chunk], _abc.AsyncIterator[_plugin_pb2.Chunk]]:
-        """Download reads one file."""
+    ) -> _typing.Union[_plugin_pb2.DownloadResponse, _abc.Awaitable[_plugin_pb2.DownloadResponse]]:
+        """Download reads one file into a pipe. Only once the call has succeeded is it whole."""
 
     @_abc_1.abstractmethod
     def UploadDir(

@@ -34,6 +34,7 @@ from packer_plugin_osc_chroot.host.agent_frames import (
     json_frame,
 )
 from packer_plugin_osc_chroot.host.commands import Host, tool_environment
+from packer_plugin_osc_chroot.host.pipes import widen
 from packer_plugin_osc_chroot.host.procfs import Family
 from packer_plugin_osc_chroot.host.rootfs import CLOSE_SECONDS, Check
 from packer_plugin_osc_chroot.host.trees import Entry, Stream
@@ -63,8 +64,9 @@ class _Agent:
         assert self._child.stdin and self._child.stdout and self._child.stderr
         self._to = self._child.stdin.fileno()
         self._from = self._child.stdout.fileno()
-        os.set_blocking(self._to, False)
-        os.set_blocking(self._from, False)
+        for fd in (self._to, self._from):
+            os.set_blocking(fd, False)
+            widen(fd)
         self._buffer = bytearray()
         self._errors: list[bytes] = []
         self._reader = threading.Thread(target=self._read_errors, name="agent-stderr", daemon=True)

@@ -8,7 +8,7 @@ leaves no file half written: the one it was at is as it was before, or not there
 
 import errno
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class RootFs:
             except IsADirectoryError:
                 raise _is_folder(remote) from None
 
-    def download(self, remote: str, *, token: CancelToken) -> Iterator[bytes]:
+    def download(self, remote: str, *, token: CancelToken) -> Generator[bytes, None, None]:
         """Read one file. Close the iterator when you stop before its end."""
         with _told(f"download of {remote!r}"):
             try:

@@ -37,7 +37,7 @@ With --json there is one object, whatever happened:
             stands, in the order of its removal) and left (why what is left could not be undone)
   orphans   each with kind (volume, snapshot), id, vm_id, made and removed
   errors    what kept reclaim from looking at all of it, one line each
-  complete  false where something is left that should have gone; the exit status is 1 then
+  complete  false where something is left that should have gone
 """
 # A build's volume is without a link for seconds, or while its snapshot is taken.
 _AGE_HOURS = 6.0

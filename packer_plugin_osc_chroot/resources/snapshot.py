@@ -114,7 +114,10 @@ def delete_snapshot(
 ) -> None:
     """Delete it as soon as the API lets us: not while it is pending, or an image uses it."""
 
+    snapshot: Mapping[str, Any] | None = None
+
     def is_done() -> bool:
+        nonlocal snapshot
         snapshot = read_snapshot(cloud, snapshot_id, token=token)
         return snapshot is None or snapshot.get("State") == "deleting"
 
@@ -122,6 +125,6 @@ def delete_snapshot(
         lambda: cloud.change("DeleteSnapshot", token=token, SnapshotId=snapshot_id),
         is_done=is_done,
         token=token,
-        held_up=lambda: _pending(read_snapshot(cloud, snapshot_id, token=token)),
+        held_up=lambda: _pending(snapshot),
         tell=tell,
     )

@@ -4,7 +4,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import grpc
 
@@ -74,22 +74,37 @@ class CommunicatorService(rpc.CommunicatorServicer):
     def Upload(
         self, request_iterator: Iterator[pb.UploadRequest], context: grpc.ServicerContext
     ) -> pb.UploadResponse:
+        # Validating takes place on systems that have no such pipes.
+        from packer_plugin_osc_chroot.host.pipes import opened_pipe, read_pipe
+
         header = next(request_iterator).header
-        with self._transfer(header.communicator_id, context) as (opened, token):
+        with (
+            self._transfer(header.communicator_id, context) as (opened, token),
+            opened_pipe(header.pipe, os.O_RDONLY) as pipe,
+        ):
+
+            def content() -> Iterator[bytes]:
+                yield from read_pipe(pipe, token)
+                if next(request_iterator, None) is None:
+                    raise BuildError(f"upload to {header.remote!r} failed: its content broke off")
+
             opened.communicator.files.upload(
-                header.remote,
-                (request.data for request in request_iterator),
-                mode=header.mode,
-                token=token,
+                header.remote, content(), mode=header.mode, token=token
             )
         return pb.UploadResponse()
 
     def Download(
         self, request: pb.DownloadRequest, context: grpc.ServicerContext
-    ) -> Iterator[pb.Chunk]:
-        with self._transfer(request.communicator_id, context) as (opened, token):
-            for data in opened.communicator.files.download(request.remote, token=token):
-                yield pb.Chunk(data=data)
+    ) -> pb.DownloadResponse:
+        from packer_plugin_osc_chroot.host.pipes import opened_pipe, write_pipe
+
+        with (
+            self._transfer(request.communicator_id, context) as (opened, token),
+            opened_pipe(request.pipe, os.O_WRONLY) as pipe,
+            closing(opened.communicator.files.download(request.remote, token=token)) as content,
+        ):
+            write_pipe(pipe, content, token)
+        return pb.DownloadResponse()
 
     def UploadDir(
         self, request: pb.TransferDirRequest, context: grpc.ServicerContext

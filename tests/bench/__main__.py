@@ -15,8 +15,17 @@ from bench.figures import GROUPS, Scale, timelines
 from bench.report import Figure, read, table, write
 from bench.subject import Subject, make_subject
 
-_QUICK = Scale(time=0.02, size=1 << 20, files=20, builds=(2,), throttled=3)
-_IMAGE_SIZE = 1 << 30
+_QUICK = Scale(
+    time=0.02,
+    size=1 << 20,
+    files=20,
+    straight_size=2 << 20,
+    straight_files=20,
+    builds=(2,),
+    crowd=3,
+)
+# The largest transfer has to fit.
+_IMAGE_SIZE = 3 << 30
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,29 +3,49 @@
 import dataclasses
 import os
 import shutil
+import statistics
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from bench.memory import Peak
 from bench.report import Figure, Sample
-from bench.subject import Subject, timed
+from bench.straight import transfers
+from bench.subject import TRUE, Subject, timed
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
 from packer_plugin_osc_chroot.localcloud.trouble import Rate
 
-_TRUE: Mapping[str, object] = {"type": "shell", "inline": ["true"]}
-_MORE_SHELLS = 10
+_SHELLS = 11
 _MANY_TRUES = 50
+_FROM_SCRATCH: Mapping[str, object] = {
+    "from_scratch": True,
+    "root_volume_size": 1,
+    "root_device_name": "/dev/sda1",
+    "omi_virtualization_type": "hvm",
+    "omi_block_device_mappings": [{"device_name": "/dev/sda1", "delete_on_vm_deletion": True}],
+    "chroot_mounts": [],
+    "pre_mount_commands": [
+        "echo 'start=1MiB, type=83, bootable' | sfdisk --quiet --label dos {{.Device}}",
+        "mkfs.ext4 -q {{.PartitionDevice}}",
+    ],
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-    """How much of everything: `time` multiplies latencies, `size` is in bytes, `files` a number."""
+    """How much of everything: `time` multiplies latencies, sizes are in bytes, `files` are numbers.
+
+    The `straight` ones go without Packer, whose file provisioner is slow.
+    """
 
     time: float = 1.0
     size: int = 256 << 20
     files: int = 5000
+    straight_size: int = 1 << 30
+    straight_files: int = 20_000
     builds: Sequence[int] = (2, 8, 32)
-    throttled: int = 8
+    crowd: int = 8
 
     def latency(self, latency: Latency) -> Latency:
         times = {
@@ -64,68 +84,141 @@ def single(subject: Subject, scale: Scale) -> Measured:
     typical = subject.build(scale.latency(TYPICAL))
     yield Figure("build, typical", "s", "critical path"), Sample(typical.seconds, typical.path)
     yield Figure("calls, typical", ""), Sample(typical.calls)
-    yield Figure("memory, one build", "MiB"), Sample(typical.memory.sum)
-    yield Figure("memory, largest process", "MiB"), Sample(typical.memory.process)
+    yield from _memory("one build", typical.memory)
     off = subject.build(scale.latency(OFF_GRID))
     yield Figure("build, off grid", "s", "critical path"), Sample(off.seconds, off.path)
+    foreign = subject.build(scale.latency(TYPICAL), is_foreign=True)
+    yield (
+        Figure("build, another account's OMI", "s", "critical path"),
+        Sample(foreign.seconds, foreign.path),
+    )
+    scratch = subject.build(scale.latency(TYPICAL), options=_FROM_SCRATCH, provisioners=())
+    yield (
+        Figure("build, from scratch", "s", "critical path"),
+        Sample(scratch.seconds, scratch.path),
+    )
+
+
+def _memory(when: str, memory: Peak) -> Measured:
+    """All processes together, and the largest of each program."""
+    yield Figure(f"memory, {when}: all", "MiB"), Sample(memory.sum)
+    for program, size in sorted(memory.programs.items()):
+        kind = "a service" if program.endswith("-service") else "a plugin"
+        yield Figure(f"memory, {when}: {kind}", "MiB"), Sample(size)
 
 
 def many(subject: Subject, scale: Scale) -> Measured:
-    """Builds side by side, at typical latencies, and below a limit of calls."""
-    one = subject.build(scale.latency(TYPICAL)).seconds
+    """Builds side by side, at typical latencies: alone, in company, and below a limit of calls."""
+    typical = scale.latency(TYPICAL)
+    one = subject.build(typical).seconds
     for number in scale.builds:
-        built = subject.build(scale.latency(TYPICAL), builds=number)
+        built = subject.build(typical, builds=number)
         yield Figure(f"{number} builds, typical", "s", "one build"), Sample(built.seconds, one)
-        yield Figure(f"memory, {number} builds", "MiB"), Sample(built.memory.sum)
+        yield from _memory(f"{number} builds", built.memory)
+    number = scale.crowd
+    built = subject.build(typical, builds=number, has_company=True)
+    yield (
+        Figure(f"{number} builds, somebody else links", "s", "one build"),
+        Sample(built.seconds, one),
+    )
     limit = [Rate(per="account", calls_per_second=5)]
-    number = scale.throttled
-    built = subject.build(scale.latency(TYPICAL), builds=number, rates=limit)
+    built = subject.build(typical, builds=number, rates=limit)
     yield Figure(f"{number} builds, 5 calls a second", "s", "one build"), Sample(built.seconds, one)
 
 
 def inside(subject: Subject, scale: Scale) -> Measured:
-    """Provisioners: what they take beyond a build with one that does nothing."""
-    zero = PRESETS["zero"]
-    base = subject.build(zero).seconds
-
-    def beyond(*provisioners: Mapping[str, object]) -> float:
-        built = subject.build(zero, provisioners=[_TRUE, *provisioners])
-        return max(built.seconds - base, 0.001)
-
+    """Provisioners, each from its first word to the next one's."""
     trues = timed(lambda: [subprocess.run(["/bin/true"], check=True) for _ in range(_MANY_TRUES)])
-    shell = beyond(*[_TRUE] * _MORE_SHELLS) / _MORE_SHELLS
+    with _files(subject.directory / "inside", scale.size, scale.files) as local:
+        cp, tar = _copied(local), _tarred(local)
+        provisioners = [
+            *[TRUE] * _SHELLS,
+            _up(f"{local}/big", "/root/big"),
+            _down("/root/big", f"{local}/copy"),
+            _up(f"{local}/few/", "/root/few/"),
+            _down("/root/few/", f"{local}/few-copy/"),
+            TRUE,
+        ]
+        built = subject.build(PRESETS["zero"], provisioners=provisioners)
+        *shells, upload, download, files_up, files_down = built.provisioners
+    shell = statistics.median(shells)
     yield Figure("one more shell provisioner", "s", "/bin/true"), Sample(shell, trues / _MANY_TRUES)
+    size = f"{scale.size >> 20} MiB"
+    yield Figure(f"upload of {size}", "s", "cp"), Sample(upload, cp)
+    yield Figure(f"download of {size}", "s", "cp"), Sample(download, cp)
+    yield Figure(f"upload of {scale.files} files", "s", "tar"), Sample(files_up, tar)
+    yield Figure(f"download of {scale.files} files", "s", "tar"), Sample(files_down, tar)
 
-    big, few = subject.directory / "big", subject.directory / "few"
-    copy = subject.directory / "copy"
-    with open(big, "wb") as file:
-        for _ in range(0, scale.size, 1 << 20):
-            file.write(os.urandom(1 << 20))
-    few.mkdir(exist_ok=True)
-    for number in range(scale.files):
-        (few / f"{number:05}").write_bytes(b"x" * 1000)
-    cp = timed(subprocess.run, ["cp", str(big), str(copy)], check=True)
-    up = {"type": "file", "source": str(big), "destination": "/root/big"}
-    down = {
-        "type": "file",
-        "direction": "download",
-        "source": "/root/big",
-        "destination": str(copy),
-    }
-    mebibytes = scale.size >> 20
-    upload = beyond(up)
-    yield Figure(f"upload of {mebibytes} MiB", "s", "cp"), Sample(upload, cp)
-    download = max(beyond(up, down) - upload, 0.001)
-    yield Figure(f"download of {mebibytes} MiB", "s", "cp"), Sample(download, cp)
-    tree = subject.directory / "tree"
+
+def straight(subject: Subject, scale: Scale) -> Measured:
+    """Transfers through shim and service alone, and the memory of these when Packer makes them."""
+    with _files(subject.directory / "straight", scale.straight_size, scale.straight_files) as local:
+        provisioners = [
+            _up(f"{local}/big", "/root/big"),
+            _down("/root/big", f"{local}/copy"),
+            TRUE,
+        ]
+        built = subject.build(PRESETS["zero"], provisioners=provisioners)
+        (local / "copy").unlink()
+        size = f"{scale.straight_size >> 20} MiB"
+        yield from _memory(f"{size} up and down", built.memory)
+        if subject.needs_proxy:
+            return
+        root = local.parent / "root"
+        root.mkdir()
+        with transfers(local.parent) as through:
+            for name in ("upload", "download"):
+                cp = _copied(local)
+                sample = Sample(through.seconds(name), cp)
+                yield Figure(f"straight: {name} of {size}", "s", "cp"), sample
+            (local / "back").unlink()
+            for name in ("upload", "download"):
+                tar = _tarred(local)
+                sample = Sample(through.seconds(f"{name}_tree"), tar)
+                figure = Figure(f"straight: {name} of {scale.straight_files} files", "s", "tar")
+                yield figure, sample
+
+
+@contextmanager
+def _files(directory: Path, size: int, files: int) -> Iterator[Path]:
+    """A directory `local` in that one, with a file `big` and a tree `few` of small files."""
+    local = directory / "local"
+    (local / "few").mkdir(parents=True)
+    try:
+        with open(local / "big", "wb") as file:
+            for _ in range(0, size, 1 << 20):
+                file.write(os.urandom(1 << 20))
+        for number in range(files):
+            (local / "few" / f"{number:05}").write_bytes(b"x" * 1000)
+        # What is yet to be written out would slow down whoever writes next.
+        os.sync()
+        yield local
+    finally:
+        shutil.rmtree(directory)
+
+
+def _copied(local: Path) -> float:
+    copy = local / "copied"
+    seconds = timed(subprocess.run, ["cp", str(local / "big"), str(copy)], check=True)
+    copy.unlink()
+    return seconds
+
+
+def _tarred(local: Path) -> float:
+    tree = local / "tarred"
     script = 'mkdir "$1" && tar -C "$0" -c . | tar -C "$1" -x'
-    tar = timed(subprocess.run, ["sh", "-c", script, str(few), str(tree)], check=True)
+    argv = ["sh", "-c", script, str(local / "few"), str(tree)]
+    seconds = timed(subprocess.run, argv, check=True)
     shutil.rmtree(tree)
-    files = beyond({"type": "file", "source": f"{few}/", "destination": "/root/few/"})
-    yield Figure(f"upload of {scale.files} files", "s", "tar"), Sample(files, tar)
-    for path in (big, copy):
-        path.unlink()
-    shutil.rmtree(few)
+    return seconds
+
+
+def _up(source: str, destination: str) -> Mapping[str, object]:
+    return {"type": "file", "source": source, "destination": destination}
+
+
+def _down(source: str, destination: str) -> Mapping[str, object]:
+    return {**_up(source, destination), "direction": "download"}
 
 
 GROUPS: Mapping[str, Callable[[Subject, Scale], Measured]] = {
@@ -133,6 +226,7 @@ GROUPS: Mapping[str, Callable[[Subject, Scale], Measured]] = {
     "single": single,
     "many": many,
     "inside": inside,
+    "straight": straight,
 }
 
 

@@ -11,16 +11,23 @@ _EVERY = 0.1
 
 
 class Peak:
-    """The largest sum over the processes seen at a time, and the largest single process; in MiB."""
+    """The largest sum over the processes seen at a time, and each program's largest process; in MiB."""
 
     def __init__(self) -> None:
         self.sum = 0.0
-        self.process = 0.0
+        self.programs: dict[str, float] = {}
 
     def look(self, pids: Iterable[int], program: str) -> None:
-        sizes = [_pss(pid) for pid in pids if _runs(pid, program)]
-        self.sum = max(self.sum, sum(sizes))
-        self.process = max([self.process, *sizes])
+        total = 0.0
+        for pid in pids:
+            executable = _executable(pid)
+            if program not in executable:
+                continue
+            size = _pss(pid)
+            total += size
+            name = os.path.basename(executable)
+            self.programs[name] = max(size, self.programs.get(name, 0.0))
+        self.sum = max(self.sum, total)
 
     @classmethod
     @contextmanager
@@ -52,10 +59,10 @@ def below(pid: int) -> list[int]:
     return found
 
 
-def _runs(pid: int, program: str) -> bool:
+def _executable(pid: int) -> str:
     with suppress(OSError):
-        return program in os.readlink(f"/proc/{pid}/exe")
-    return False
+        return os.readlink(f"/proc/{pid}/exe")
+    return ""
 
 
 def _pss(pid: int) -> float:

@@ -7,19 +7,15 @@ import dataclasses
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from in_process import OPTIONS, SOURCE, Provisioner, assert_nothing_left, run
+from linking_user import somebody_linking
 
 from packer_plugin_osc_chroot import timeline
-from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.cloud.credentials import find_credentials
-from packer_plugin_osc_chroot.cloud.wait import insist
 from packer_plugin_osc_chroot.context import Result
-from packer_plugin_osc_chroot.errors import CloudError
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
 from packer_plugin_osc_chroot.localcloud.record import RecordedCall
@@ -50,7 +46,16 @@ def test_few_calls_at_zero_latency(tmp_path: Path) -> None:
             made(cloud, tmp_path, config=config)
             counts.append(len(calls_of(cloud.record[before:])))
         assert_nothing_left(cloud)
+        # What follows a build may take long, and needs no connections.
+        assert connections_to(cloud) == 0
     assert min(counts) < 17, counts
+
+
+def connections_to(cloud: LocalCloud) -> int:
+    """Those that its clients hold open."""
+    port = f":{urlsplit(cloud.url).port:04X}"
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()]
+    return sum(1 for row in rows if row[2].endswith(port) and row[3] == "01")
 
 
 def test_few_calls_and_little_time_at_typical_latencies(tmp_path: Path) -> None:
@@ -147,48 +152,10 @@ def test_eight_builds_under_a_limit_of_five_calls_a_second(tmp_path: Path) -> No
 
 def test_eight_builds_beside_a_user_who_keeps_linking(tmp_path: Path) -> None:
     """They lose races for device names, and take other names; none fails, and they hardly wait."""
-    over = threading.Event()
     with LocalCloud(latency=dataclasses.replace(PRESETS["typical"], snapshot=6.0)) as cloud:
-        user = threading.Thread(target=keep_linking, args=(cloud, over))
-        user.start()
-        try:
+        with somebody_linking(cloud):
             took = side_by_side(cloud, tmp_path, builds=8)
-        finally:
-            over.set()
-            user.join()
         paths = [cloud.critical_path(image.image_id) for image in cloud.images()]
         path = max(sum(step.seconds for step in steps) for steps in paths)
         assert_nothing_left(cloud)
     assert took < path * 1.6, f"{took:.1f} s, critical path {path:.1f} s"
-
-
-def keep_linking(cloud: LocalCloud, over: threading.Event) -> None:
-    """Link and unlink a volume again and again, under the first names, until it is over."""
-    environment = cloud.environment()
-    credentials = find_credentials(PLAIN, environment)
-    client = Cloud(credentials, region=credentials.region)
-    token = CancelToken(deadline=120.0)
-    answer = client.change("CreateVolume", token=token, SubregionName=cloud.subregion, Size=1)
-    volume = str(answer["Volume"]["VolumeId"])
-
-    def until_taken(action: str) -> None:
-        insist(
-            lambda: client.change(action, token=token, VolumeId=volume),
-            is_done=lambda: False,
-            token=token,
-        )
-
-    def is_linked(device: str) -> bool:
-        # The name is taken, or the volume is not ready yet.
-        with suppress(CloudError):
-            client.change(
-                "LinkVolume", token=token, VolumeId=volume, VmId=cloud.vm_id, DeviceName=device
-            )
-            return True
-        return False
-
-    while not over.is_set():
-        if any(is_linked(f"/dev/xvd{letter}") for letter in "bcdefghijklm"):
-            until_taken("UnlinkVolume")
-        token.sleep(0.1)
-    until_taken("DeleteVolume")

@@ -576,7 +576,7 @@ def test_stopping_a_download_frees_the_root(place: Place) -> None:
     stream = place.files.download("/tmp/big", token=CancelToken())
     assert isinstance(stream, Iterator)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     place.upload("/tmp/after", b"x")
     assert (place.root / "tmp/after").exists()
 

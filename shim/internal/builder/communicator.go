@@ -15,10 +15,6 @@ import (
 	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/contract"
 )
 
-// chunkSize is a message's share of a stream: large enough that messages cost nothing beside their
-// content, and well under gRPC's limit of 4 MiB.
-const chunkSize = 512 << 10
-
 // communicator carries what provisioners do to the chroot that it names. Its calls end with its
 // context, which is that of the hook.
 type communicator struct {
@@ -135,37 +131,41 @@ func (o *output) Write(data []byte) (int, error) {
 func (c *communicator) Upload(remote string, content io.Reader, info *os.FileInfo) error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
+	pipe, path, err := newPipe(toService)
+	if err != nil {
+		return err
+	}
+	defer pipe.close()
+	header := &contract.UploadHeader{CommunicatorId: c.id, Remote: remote, Pipe: path}
+	if info != nil && *info != nil {
+		header.Mode = uint32((*info).Mode().Perm())
+	}
 	stream, err := c.client.Upload(ctx)
 	if err != nil {
 		return c.failed(err)
 	}
-	header := &contract.UploadHeader{CommunicatorId: c.id, Remote: remote}
-	if info != nil && *info != nil {
-		header.Mode = uint32((*info).Mode().Perm())
-	}
-	request := &contract.UploadRequest{Message: &contract.UploadRequest_Header{Header: header}}
-	buffer := make([]byte, chunkSize)
-	for {
-		if err := stream.Send(request); err != nil {
-			// io.EOF: the service ended the call, and says why below.
-			if !errors.Is(err, io.EOF) {
-				return c.failed(err)
-			}
-			break
-		}
-		count, err := io.ReadFull(content, buffer)
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	// Whether a message could be sent, the end of the call tells.
+	stream.Send(&contract.UploadRequest{Message: &contract.UploadRequest_Header{Header: header}})
+	ended := make(chan error, 1)
+	go func() { ended <- stream.RecvMsg(new(contract.UploadResponse)) }()
+	copied := make(chan error, 1)
+	go func() { copied <- copyChunks(pipe.ours, content) }()
+	select {
+	case err = <-ended:
+	case err = <-copied:
+		if broken := (readError{}); errors.As(err, &broken) {
 			// Cancelling tells the service that this was not the file's end.
-			return fmt.Errorf("upload of %s: its content cannot be read: %w", remote, err)
+			return fmt.Errorf("upload of %s: its content cannot be read: %w", remote, broken.cause)
 		}
-		if count == 0 {
-			break
+		if err == nil {
+			stream.Send(&contract.UploadRequest{Message: &contract.UploadRequest_End{End: &contract.ContentEnd{}}})
 		}
-		request = &contract.UploadRequest{
-			Message: &contract.UploadRequest_Data{Data: buffer[:count]},
-		}
+		stream.CloseSend()
+		// Only our end: the service may have yet to open its own.
+		pipe.ours.Close()
+		err = <-ended
 	}
-	if _, err := stream.CloseAndRecv(); err != nil {
+	if err != nil {
 		return c.failed(err)
 	}
 	return nil
@@ -175,22 +175,26 @@ func (c *communicator) Upload(remote string, content io.Reader, info *os.FileInf
 func (c *communicator) Download(remote string, target io.Writer) error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
-	stream, err := c.client.Download(ctx, &contract.DownloadRequest{CommunicatorId: c.id, Remote: remote})
+	pipe, path, err := newPipe(fromService)
 	if err != nil {
+		return err
+	}
+	defer pipe.close()
+	ended := make(chan error, 1)
+	go func() {
+		request := &contract.DownloadRequest{CommunicatorId: c.id, Remote: remote, Pipe: path}
+		_, err := c.client.Download(ctx, request)
+		ended <- err
+		// What is in the pipe is all that comes.
+		pipe.theirs.Close()
+	}()
+	if err := copyChunks(target, pipe.ours); err != nil {
+		return fmt.Errorf("download of %s: its content cannot be written: %w", remote, err)
+	}
+	if err := <-ended; err != nil {
 		return c.failed(err)
 	}
-	for {
-		chunk, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return c.failed(err)
-		}
-		if _, err := target.Write(chunk.Data); err != nil {
-			return fmt.Errorf("download of %s: its content cannot be written: %w", remote, err)
-		}
-	}
+	return nil
 }
 
 // UploadDir copies a tree of the host into the chroot.

@@ -196,3 +196,48 @@ func TestDirectories(t *testing.T) {
 		t.Errorf("%v", fake.transfers[0])
 	}
 }
+
+// A refusal arrives while nobody reads the pipe, and must not be waited for in vain.
+func TestRefusedUploadEndsAtOnce(t *testing.T) {
+	fake := newFakePython(t)
+	comm := &communicator{
+		ctx: context.Background(), client: contract.NewCommunicatorClient(fake.conn), service: fake, id: "c",
+	}
+	source, endless := io.Pipe()
+	defer endless.Close()
+	go func() {
+		for {
+			if _, err := endless.Write(make([]byte, 1<<20)); err != nil {
+				return
+			}
+		}
+	}()
+	ended := make(chan error, 1)
+	go func() { ended <- comm.Upload("/../x", source, nil) }()
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "leads out") {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the upload goes on")
+	}
+	source.Close()
+}
+
+func TestDownloadIntoNothingEnds(t *testing.T) {
+	fake := newFakePython(t)
+	if err := os.WriteFile(filepath.Join(fake.root, "file"), make([]byte, 8<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	comm := &communicator{
+		ctx: context.Background(), client: contract.NewCommunicatorClient(fake.conn), service: fake, id: "c",
+	}
+	if err := comm.Download("/file", fullDisk{}); err == nil || !strings.Contains(err.Error(), "disk full") {
+		t.Errorf("%v", err)
+	}
+}
+
+type fullDisk struct{}
+
+func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("disk full") }

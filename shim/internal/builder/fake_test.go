@@ -1,7 +1,6 @@
 package builder
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -176,36 +175,33 @@ func (f *fakePython) Upload(stream grpc.ClientStreamingServer[contract.UploadReq
 	f.mutex.Lock()
 	f.modes = append(f.modes, header.Mode)
 	f.mutex.Unlock()
-	var content bytes.Buffer
-	for {
-		request, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return err
-		}
-		content.Write(request.GetData())
+	content, err := os.ReadFile(header.Pipe)
+	if err != nil {
+		return err
 	}
-	if err := os.WriteFile(filepath.Join(f.root, header.Remote), content.Bytes(), 0o644); err != nil {
+	if end, err := stream.Recv(); err != nil || end.GetEnd() == nil {
+		return status.Error(codes.FailedPrecondition, "the content broke off")
+	}
+	if err := os.WriteFile(filepath.Join(f.root, header.Remote), content, 0o644); err != nil {
 		return err
 	}
 	return stream.SendAndClose(&contract.UploadResponse{})
 }
 
-func (f *fakePython) Download(request *contract.DownloadRequest, stream grpc.ServerStreamingServer[contract.Chunk]) error {
+func (f *fakePython) Download(_ context.Context, request *contract.DownloadRequest) (*contract.DownloadResponse, error) {
 	content, err := os.ReadFile(filepath.Join(f.root, request.Remote))
 	if err != nil {
-		return status.Error(codes.FailedPrecondition, request.Remote+": no such file in the chroot")
+		return nil, status.Error(codes.FailedPrecondition, request.Remote+": no such file in the chroot")
 	}
-	for len(content) > 0 {
-		count := min(len(content), chunkSize)
-		if err := stream.Send(&contract.Chunk{Data: content[:count]}); err != nil {
-			return err
-		}
-		content = content[count:]
+	pipe, err := os.OpenFile(request.Pipe, os.O_WRONLY, 0)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	defer pipe.Close()
+	if _, err := pipe.Write(content); err != nil {
+		return nil, err
+	}
+	return &contract.DownloadResponse{}, nil
 }
 
 func (f *fakePython) transfer(request *contract.TransferDirRequest) (*contract.TransferDirResponse, error) {

@@ -1,7 +1,8 @@
 // The contract between the shim (Go, started by Packer) and the service (Python).
 //
 // Both run on one machine, as one user, in one working directory: file trees are therefore named by
-// path, and only what Packer hands over as a stream travels as one. Every call carries the metadata
+// path, and the content of a file that Packer hands over as a stream goes through a pipe beside the
+// calls, which would copy it many times. Every call carries the metadata
 // `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 // shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 //
@@ -1490,7 +1491,7 @@ type UploadRequest struct {
 	// Types that are valid to be assigned to Message:
 	//
 	//	*UploadRequest_Header
-	//	*UploadRequest_Data
+	//	*UploadRequest_End
 	Message       isUploadRequest_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1542,10 +1543,10 @@ func (x *UploadRequest) GetHeader() *UploadHeader {
 	return nil
 }
 
-func (x *UploadRequest) GetData() []byte {
+func (x *UploadRequest) GetEnd() *ContentEnd {
 	if x != nil {
-		if x, ok := x.Message.(*UploadRequest_Data); ok {
-			return x.Data
+		if x, ok := x.Message.(*UploadRequest_End); ok {
+			return x.End
 		}
 	}
 	return nil
@@ -1559,20 +1560,22 @@ type UploadRequest_Header struct {
 	Header *UploadHeader `protobuf:"bytes,1,opt,name=header,proto3,oneof"`
 }
 
-type UploadRequest_Data struct {
-	Data []byte `protobuf:"bytes,2,opt,name=data,proto3,oneof"`
+type UploadRequest_End struct {
+	End *ContentEnd `protobuf:"bytes,2,opt,name=end,proto3,oneof"`
 }
 
 func (*UploadRequest_Header) isUploadRequest_Message() {}
 
-func (*UploadRequest_Data) isUploadRequest_Message() {}
+func (*UploadRequest_End) isUploadRequest_Message() {}
 
 type UploadHeader struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	CommunicatorId string                 `protobuf:"bytes,1,opt,name=communicator_id,json=communicatorId,proto3" json:"communicator_id,omitempty"`
 	Remote         string                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
 	// Permission bits of the source where Packer knows them, else 0 (a new file then gets 0644).
-	Mode          uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	Mode uint32 `protobuf:"varint,3,opt,name=mode,proto3" json:"mode,omitempty"`
+	// The end of a pipe to read, as a path under /proc that leads to the shim's descriptor of it.
+	Pipe          string `protobuf:"bytes,4,opt,name=pipe,proto3" json:"pipe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1628,6 +1631,49 @@ func (x *UploadHeader) GetMode() uint32 {
 	return 0
 }
 
+func (x *UploadHeader) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+type ContentEnd struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ContentEnd) Reset() {
+	*x = ContentEnd{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ContentEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ContentEnd) ProtoMessage() {}
+
+func (x *ContentEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ContentEnd.ProtoReflect.Descriptor instead.
+func (*ContentEnd) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{24}
+}
+
 type UploadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1636,7 +1682,7 @@ type UploadResponse struct {
 
 func (x *UploadResponse) Reset() {
 	*x = UploadResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1648,7 +1694,7 @@ func (x *UploadResponse) String() string {
 func (*UploadResponse) ProtoMessage() {}
 
 func (x *UploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1661,20 +1707,22 @@ func (x *UploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadResponse.ProtoReflect.Descriptor instead.
 func (*UploadResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{24}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 type DownloadRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	CommunicatorId string                 `protobuf:"bytes,1,opt,name=communicator_id,json=communicatorId,proto3" json:"communicator_id,omitempty"`
 	Remote         string                 `protobuf:"bytes,2,opt,name=remote,proto3" json:"remote,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The end of a pipe to write to, as in UploadHeader.
+	Pipe          string `protobuf:"bytes,3,opt,name=pipe,proto3" json:"pipe,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DownloadRequest) Reset() {
 	*x = DownloadRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1734,7 @@ func (x *DownloadRequest) String() string {
 func (*DownloadRequest) ProtoMessage() {}
 
 func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1747,7 @@ func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadRequest.ProtoReflect.Descriptor instead.
 func (*DownloadRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{25}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DownloadRequest) GetCommunicatorId() string {
@@ -1716,28 +1764,34 @@ func (x *DownloadRequest) GetRemote() string {
 	return ""
 }
 
-type Chunk struct {
+func (x *DownloadRequest) GetPipe() string {
+	if x != nil {
+		return x.Pipe
+	}
+	return ""
+}
+
+type DownloadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *Chunk) Reset() {
-	*x = Chunk{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
+func (x *DownloadResponse) Reset() {
+	*x = DownloadResponse{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Chunk) String() string {
+func (x *DownloadResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Chunk) ProtoMessage() {}
+func (*DownloadResponse) ProtoMessage() {}
 
-func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
+func (x *DownloadResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,16 +1802,9 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
-func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{26}
-}
-
-func (x *Chunk) GetData() []byte {
-	if x != nil {
-		return x.Data
-	}
-	return nil
+// Deprecated: Use DownloadResponse.ProtoReflect.Descriptor instead.
+func (*DownloadResponse) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 type TransferDirRequest struct {
@@ -1777,7 +1824,7 @@ type TransferDirRequest struct {
 
 func (x *TransferDirRequest) Reset() {
 	*x = TransferDirRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +1836,7 @@ func (x *TransferDirRequest) String() string {
 func (*TransferDirRequest) ProtoMessage() {}
 
 func (x *TransferDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +1849,7 @@ func (x *TransferDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferDirRequest.ProtoReflect.Descriptor instead.
 func (*TransferDirRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{27}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TransferDirRequest) GetCommunicatorId() string {
@@ -1848,7 +1895,7 @@ type TransferDirResponse struct {
 
 func (x *TransferDirResponse) Reset() {
 	*x = TransferDirResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +1907,7 @@ func (x *TransferDirResponse) String() string {
 func (*TransferDirResponse) ProtoMessage() {}
 
 func (x *TransferDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +1920,7 @@ func (x *TransferDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferDirResponse.ProtoReflect.Descriptor instead.
 func (*TransferDirResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{28}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 type StateRequest struct {
@@ -1886,7 +1933,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1898,7 +1945,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1911,7 +1958,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{29}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StateRequest) GetArtifactId() string {
@@ -1938,7 +1985,7 @@ type StateResponse struct {
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[30]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1950,7 +1997,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[30]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1963,7 +2010,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{30}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StateResponse) GetValueJson() []byte {
@@ -1982,7 +2029,7 @@ type DestroyRequest struct {
 
 func (x *DestroyRequest) Reset() {
 	*x = DestroyRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[31]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1994,7 +2041,7 @@ func (x *DestroyRequest) String() string {
 func (*DestroyRequest) ProtoMessage() {}
 
 func (x *DestroyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[31]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2007,7 +2054,7 @@ func (x *DestroyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyRequest.ProtoReflect.Descriptor instead.
 func (*DestroyRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{31}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DestroyRequest) GetArtifactId() string {
@@ -2025,7 +2072,7 @@ type DestroyResponse struct {
 
 func (x *DestroyResponse) Reset() {
 	*x = DestroyResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[32]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2084,7 @@ func (x *DestroyResponse) String() string {
 func (*DestroyResponse) ProtoMessage() {}
 
 func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[32]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2097,7 @@ func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyResponse.ProtoReflect.Descriptor instead.
 func (*DestroyResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{32}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{33}
 }
 
 var File_osc_chroot_v1_plugin_proto protoreflect.FileDescriptor
@@ -2155,21 +2202,24 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\x06stderr\x18\x02 \x01(\fH\x00R\x06stderr\x12!\n" +
 	"\vexit_status\x18\x03 \x01(\x05H\x00R\n" +
 	"exitStatusB\a\n" +
-	"\x05event\"g\n" +
+	"\x05event\"\x80\x01\n" +
 	"\rUploadRequest\x125\n" +
-	"\x06header\x18\x01 \x01(\v2\x1b.osc_chroot.v1.UploadHeaderH\x00R\x06header\x12\x14\n" +
-	"\x04data\x18\x02 \x01(\fH\x00R\x04dataB\t\n" +
-	"\amessage\"c\n" +
+	"\x06header\x18\x01 \x01(\v2\x1b.osc_chroot.v1.UploadHeaderH\x00R\x06header\x12-\n" +
+	"\x03end\x18\x02 \x01(\v2\x19.osc_chroot.v1.ContentEndH\x00R\x03endB\t\n" +
+	"\amessage\"w\n" +
 	"\fUploadHeader\x12'\n" +
 	"\x0fcommunicator_id\x18\x01 \x01(\tR\x0ecommunicatorId\x12\x16\n" +
 	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x12\n" +
-	"\x04mode\x18\x03 \x01(\rR\x04mode\"\x10\n" +
-	"\x0eUploadResponse\"R\n" +
+	"\x04mode\x18\x03 \x01(\rR\x04mode\x12\x12\n" +
+	"\x04pipe\x18\x04 \x01(\tR\x04pipe\"\f\n" +
+	"\n" +
+	"ContentEnd\"\x10\n" +
+	"\x0eUploadResponse\"f\n" +
 	"\x0fDownloadRequest\x12'\n" +
 	"\x0fcommunicator_id\x18\x01 \x01(\tR\x0ecommunicatorId\x12\x16\n" +
-	"\x06remote\x18\x02 \x01(\tR\x06remote\"\x1b\n" +
-	"\x05Chunk\x12\x12\n" +
-	"\x04data\x18\x01 \x01(\fR\x04data\"\xaa\x01\n" +
+	"\x06remote\x18\x02 \x01(\tR\x06remote\x12\x12\n" +
+	"\x04pipe\x18\x03 \x01(\tR\x04pipe\"\x12\n" +
+	"\x10DownloadResponse\"\xaa\x01\n" +
 	"\x12TransferDirRequest\x12'\n" +
 	"\x0fcommunicator_id\x18\x01 \x01(\tR\x0ecommunicatorId\x12\x14\n" +
 	"\x05local\x18\x02 \x01(\tR\x05local\x12\x16\n" +
@@ -2195,11 +2245,11 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\n" +
 	"DataSource\x12N\n" +
 	"\tConfigure\x12\x1f.osc_chroot.v1.ConfigureRequest\x1a .osc_chroot.v1.ConfigureResponse\x12H\n" +
-	"\aExecute\x12\x1d.osc_chroot.v1.ExecuteRequest\x1a\x1e.osc_chroot.v1.ExecuteResponse2\x8a\x03\n" +
+	"\aExecute\x12\x1d.osc_chroot.v1.ExecuteRequest\x1a\x1e.osc_chroot.v1.ExecuteResponse2\x93\x03\n" +
 	"\fCommunicator\x12C\n" +
 	"\x05Start\x12\x1b.osc_chroot.v1.StartRequest\x1a\x19.osc_chroot.v1.StartEvent(\x010\x01\x12G\n" +
-	"\x06Upload\x12\x1c.osc_chroot.v1.UploadRequest\x1a\x1d.osc_chroot.v1.UploadResponse(\x01\x12B\n" +
-	"\bDownload\x12\x1e.osc_chroot.v1.DownloadRequest\x1a\x14.osc_chroot.v1.Chunk0\x01\x12R\n" +
+	"\x06Upload\x12\x1c.osc_chroot.v1.UploadRequest\x1a\x1d.osc_chroot.v1.UploadResponse(\x01\x12K\n" +
+	"\bDownload\x12\x1e.osc_chroot.v1.DownloadRequest\x1a\x1f.osc_chroot.v1.DownloadResponse\x12R\n" +
 	"\tUploadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse\x12T\n" +
 	"\vDownloadDir\x12!.osc_chroot.v1.TransferDirRequest\x1a\".osc_chroot.v1.TransferDirResponse2\x98\x01\n" +
 	"\bArtifact\x12B\n" +
@@ -2219,7 +2269,7 @@ func file_osc_chroot_v1_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_osc_chroot_v1_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_osc_chroot_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_osc_chroot_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_osc_chroot_v1_plugin_proto_goTypes = []any{
 	(UiMessage_Kind)(0),         // 0: osc_chroot.v1.UiMessage.Kind
 	(*PrepareRequest)(nil),      // 1: osc_chroot.v1.PrepareRequest
@@ -2246,16 +2296,17 @@ var file_osc_chroot_v1_plugin_proto_goTypes = []any{
 	(*StartEvent)(nil),          // 22: osc_chroot.v1.StartEvent
 	(*UploadRequest)(nil),       // 23: osc_chroot.v1.UploadRequest
 	(*UploadHeader)(nil),        // 24: osc_chroot.v1.UploadHeader
-	(*UploadResponse)(nil),      // 25: osc_chroot.v1.UploadResponse
-	(*DownloadRequest)(nil),     // 26: osc_chroot.v1.DownloadRequest
-	(*Chunk)(nil),               // 27: osc_chroot.v1.Chunk
-	(*TransferDirRequest)(nil),  // 28: osc_chroot.v1.TransferDirRequest
-	(*TransferDirResponse)(nil), // 29: osc_chroot.v1.TransferDirResponse
-	(*StateRequest)(nil),        // 30: osc_chroot.v1.StateRequest
-	(*StateResponse)(nil),       // 31: osc_chroot.v1.StateResponse
-	(*DestroyRequest)(nil),      // 32: osc_chroot.v1.DestroyRequest
-	(*DestroyResponse)(nil),     // 33: osc_chroot.v1.DestroyResponse
-	nil,                         // 34: osc_chroot.v1.Provision.DataEntry
+	(*ContentEnd)(nil),          // 25: osc_chroot.v1.ContentEnd
+	(*UploadResponse)(nil),      // 26: osc_chroot.v1.UploadResponse
+	(*DownloadRequest)(nil),     // 27: osc_chroot.v1.DownloadRequest
+	(*DownloadResponse)(nil),    // 28: osc_chroot.v1.DownloadResponse
+	(*TransferDirRequest)(nil),  // 29: osc_chroot.v1.TransferDirRequest
+	(*TransferDirResponse)(nil), // 30: osc_chroot.v1.TransferDirResponse
+	(*StateRequest)(nil),        // 31: osc_chroot.v1.StateRequest
+	(*StateResponse)(nil),       // 32: osc_chroot.v1.StateResponse
+	(*DestroyRequest)(nil),      // 33: osc_chroot.v1.DestroyRequest
+	(*DestroyResponse)(nil),     // 34: osc_chroot.v1.DestroyResponse
+	nil,                         // 35: osc_chroot.v1.Provision.DataEntry
 }
 var file_osc_chroot_v1_plugin_proto_depIdxs = []int32{
 	2,  // 0: osc_chroot.v1.PrepareRequest.component:type_name -> osc_chroot.v1.Component
@@ -2269,38 +2320,39 @@ var file_osc_chroot_v1_plugin_proto_depIdxs = []int32{
 	16, // 8: osc_chroot.v1.RunEvent.cancel_provision:type_name -> osc_chroot.v1.CancelProvision
 	17, // 9: osc_chroot.v1.RunEvent.artifact:type_name -> osc_chroot.v1.ArtifactInfo
 	0,  // 10: osc_chroot.v1.UiMessage.kind:type_name -> osc_chroot.v1.UiMessage.Kind
-	34, // 11: osc_chroot.v1.Provision.data:type_name -> osc_chroot.v1.Provision.DataEntry
+	35, // 11: osc_chroot.v1.Provision.data:type_name -> osc_chroot.v1.Provision.DataEntry
 	21, // 12: osc_chroot.v1.StartRequest.command:type_name -> osc_chroot.v1.StartCommand
 	24, // 13: osc_chroot.v1.UploadRequest.header:type_name -> osc_chroot.v1.UploadHeader
-	1,  // 14: osc_chroot.v1.Builder.Prepare:input_type -> osc_chroot.v1.PrepareRequest
-	8,  // 15: osc_chroot.v1.Builder.Run:input_type -> osc_chroot.v1.RunRequest
-	18, // 16: osc_chroot.v1.Builder.Cancel:input_type -> osc_chroot.v1.CancelRequest
-	4,  // 17: osc_chroot.v1.DataSource.Configure:input_type -> osc_chroot.v1.ConfigureRequest
-	6,  // 18: osc_chroot.v1.DataSource.Execute:input_type -> osc_chroot.v1.ExecuteRequest
-	20, // 19: osc_chroot.v1.Communicator.Start:input_type -> osc_chroot.v1.StartRequest
-	23, // 20: osc_chroot.v1.Communicator.Upload:input_type -> osc_chroot.v1.UploadRequest
-	26, // 21: osc_chroot.v1.Communicator.Download:input_type -> osc_chroot.v1.DownloadRequest
-	28, // 22: osc_chroot.v1.Communicator.UploadDir:input_type -> osc_chroot.v1.TransferDirRequest
-	28, // 23: osc_chroot.v1.Communicator.DownloadDir:input_type -> osc_chroot.v1.TransferDirRequest
-	30, // 24: osc_chroot.v1.Artifact.State:input_type -> osc_chroot.v1.StateRequest
-	32, // 25: osc_chroot.v1.Artifact.Destroy:input_type -> osc_chroot.v1.DestroyRequest
-	3,  // 26: osc_chroot.v1.Builder.Prepare:output_type -> osc_chroot.v1.PrepareResponse
-	12, // 27: osc_chroot.v1.Builder.Run:output_type -> osc_chroot.v1.RunEvent
-	19, // 28: osc_chroot.v1.Builder.Cancel:output_type -> osc_chroot.v1.CancelResponse
-	5,  // 29: osc_chroot.v1.DataSource.Configure:output_type -> osc_chroot.v1.ConfigureResponse
-	7,  // 30: osc_chroot.v1.DataSource.Execute:output_type -> osc_chroot.v1.ExecuteResponse
-	22, // 31: osc_chroot.v1.Communicator.Start:output_type -> osc_chroot.v1.StartEvent
-	25, // 32: osc_chroot.v1.Communicator.Upload:output_type -> osc_chroot.v1.UploadResponse
-	27, // 33: osc_chroot.v1.Communicator.Download:output_type -> osc_chroot.v1.Chunk
-	29, // 34: osc_chroot.v1.Communicator.UploadDir:output_type -> osc_chroot.v1.TransferDirResponse
-	29, // 35: osc_chroot.v1.Communicator.DownloadDir:output_type -> osc_chroot.v1.TransferDirResponse
-	31, // 36: osc_chroot.v1.Artifact.State:output_type -> osc_chroot.v1.StateResponse
-	33, // 37: osc_chroot.v1.Artifact.Destroy:output_type -> osc_chroot.v1.DestroyResponse
-	26, // [26:38] is the sub-list for method output_type
-	14, // [14:26] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	25, // 14: osc_chroot.v1.UploadRequest.end:type_name -> osc_chroot.v1.ContentEnd
+	1,  // 15: osc_chroot.v1.Builder.Prepare:input_type -> osc_chroot.v1.PrepareRequest
+	8,  // 16: osc_chroot.v1.Builder.Run:input_type -> osc_chroot.v1.RunRequest
+	18, // 17: osc_chroot.v1.Builder.Cancel:input_type -> osc_chroot.v1.CancelRequest
+	4,  // 18: osc_chroot.v1.DataSource.Configure:input_type -> osc_chroot.v1.ConfigureRequest
+	6,  // 19: osc_chroot.v1.DataSource.Execute:input_type -> osc_chroot.v1.ExecuteRequest
+	20, // 20: osc_chroot.v1.Communicator.Start:input_type -> osc_chroot.v1.StartRequest
+	23, // 21: osc_chroot.v1.Communicator.Upload:input_type -> osc_chroot.v1.UploadRequest
+	27, // 22: osc_chroot.v1.Communicator.Download:input_type -> osc_chroot.v1.DownloadRequest
+	29, // 23: osc_chroot.v1.Communicator.UploadDir:input_type -> osc_chroot.v1.TransferDirRequest
+	29, // 24: osc_chroot.v1.Communicator.DownloadDir:input_type -> osc_chroot.v1.TransferDirRequest
+	31, // 25: osc_chroot.v1.Artifact.State:input_type -> osc_chroot.v1.StateRequest
+	33, // 26: osc_chroot.v1.Artifact.Destroy:input_type -> osc_chroot.v1.DestroyRequest
+	3,  // 27: osc_chroot.v1.Builder.Prepare:output_type -> osc_chroot.v1.PrepareResponse
+	12, // 28: osc_chroot.v1.Builder.Run:output_type -> osc_chroot.v1.RunEvent
+	19, // 29: osc_chroot.v1.Builder.Cancel:output_type -> osc_chroot.v1.CancelResponse
+	5,  // 30: osc_chroot.v1.DataSource.Configure:output_type -> osc_chroot.v1.ConfigureResponse
+	7,  // 31: osc_chroot.v1.DataSource.Execute:output_type -> osc_chroot.v1.ExecuteResponse
+	22, // 32: osc_chroot.v1.Communicator.Start:output_type -> osc_chroot.v1.StartEvent
+	26, // 33: osc_chroot.v1.Communicator.Upload:output_type -> osc_chroot.v1.UploadResponse
+	28, // 34: osc_chroot.v1.Communicator.Download:output_type -> osc_chroot.v1.DownloadResponse
+	30, // 35: osc_chroot.v1.Communicator.UploadDir:output_type -> osc_chroot.v1.TransferDirResponse
+	30, // 36: osc_chroot.v1.Communicator.DownloadDir:output_type -> osc_chroot.v1.TransferDirResponse
+	32, // 37: osc_chroot.v1.Artifact.State:output_type -> osc_chroot.v1.StateResponse
+	34, // 38: osc_chroot.v1.Artifact.Destroy:output_type -> osc_chroot.v1.DestroyResponse
+	27, // [27:39] is the sub-list for method output_type
+	15, // [15:27] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_osc_chroot_v1_plugin_proto_init() }
@@ -2331,7 +2383,7 @@ func file_osc_chroot_v1_plugin_proto_init() {
 	}
 	file_osc_chroot_v1_plugin_proto_msgTypes[22].OneofWrappers = []any{
 		(*UploadRequest_Header)(nil),
-		(*UploadRequest_Data)(nil),
+		(*UploadRequest_End)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2339,7 +2391,7 @@ func file_osc_chroot_v1_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osc_chroot_v1_plugin_proto_rawDesc), len(file_osc_chroot_v1_plugin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -1,7 +1,8 @@
 // The contract between the shim (Go, started by Packer) and the service (Python).
 //
 // Both run on one machine, as one user, in one working directory: file trees are therefore named by
-// path, and only what Packer hands over as a stream travels as one. Every call carries the metadata
+// path, and the content of a file that Packer hands over as a stream goes through a pipe beside the
+// calls, which would copy it many times. Every call carries the metadata
 // `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 // shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 //
@@ -394,10 +395,11 @@ type CommunicatorClient interface {
 	// closes the stream at its end. The service sends its initial metadata as soon as the command runs:
 	// a status before that means that it was never started. It ends the stream after `exit_status`.
 	Start(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[StartRequest, StartEvent], error)
-	// Upload writes one file. The first message names it, the others carry its content.
+	// Upload writes one file. The first message names it and the pipe; a second one says that all of the
+	// content is in there. Without it, the end of either is that of a transfer which failed.
 	Upload(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadRequest, UploadResponse], error)
-	// Download reads one file.
-	Download(ctx context.Context, in *DownloadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error)
+	// Download reads one file into a pipe. Only once the call has succeeded is it whole.
+	Download(ctx context.Context, in *DownloadRequest, opts ...grpc.CallOption) (*DownloadResponse, error)
 	// UploadDir copies a tree of the host into the root.
 	UploadDir(ctx context.Context, in *TransferDirRequest, opts ...grpc.CallOption) (*TransferDirResponse, error)
 	// DownloadDir copies a tree of the root to the host.
@@ -438,24 +440,15 @@ func (c *communicatorClient) Upload(ctx context.Context, opts ...grpc.CallOption
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Communicator_UploadClient = grpc.ClientStreamingClient[UploadRequest, UploadResponse]
 
-func (c *communicatorClient) Download(ctx context.Context, in *DownloadRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Chunk], error) {
+func (c *communicatorClient) Download(ctx context.Context, in *DownloadRequest, opts ...grpc.CallOption) (*DownloadResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Communicator_ServiceDesc.Streams[2], Communicator_Download_FullMethodName, cOpts...)
+	out := new(DownloadResponse)
+	err := c.cc.Invoke(ctx, Communicator_Download_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[DownloadRequest, Chunk]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
-	return x, nil
+	return out, nil
 }
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Communicator_DownloadClient = grpc.ServerStreamingClient[Chunk]
 
 func (c *communicatorClient) UploadDir(ctx context.Context, in *TransferDirRequest, opts ...grpc.CallOption) (*TransferDirResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -488,10 +481,11 @@ type CommunicatorServer interface {
 	// closes the stream at its end. The service sends its initial metadata as soon as the command runs:
 	// a status before that means that it was never started. It ends the stream after `exit_status`.
 	Start(grpc.BidiStreamingServer[StartRequest, StartEvent]) error
-	// Upload writes one file. The first message names it, the others carry its content.
+	// Upload writes one file. The first message names it and the pipe; a second one says that all of the
+	// content is in there. Without it, the end of either is that of a transfer which failed.
 	Upload(grpc.ClientStreamingServer[UploadRequest, UploadResponse]) error
-	// Download reads one file.
-	Download(*DownloadRequest, grpc.ServerStreamingServer[Chunk]) error
+	// Download reads one file into a pipe. Only once the call has succeeded is it whole.
+	Download(context.Context, *DownloadRequest) (*DownloadResponse, error)
 	// UploadDir copies a tree of the host into the root.
 	UploadDir(context.Context, *TransferDirRequest) (*TransferDirResponse, error)
 	// DownloadDir copies a tree of the root to the host.
@@ -512,8 +506,8 @@ func (UnimplementedCommunicatorServer) Start(grpc.BidiStreamingServer[StartReque
 func (UnimplementedCommunicatorServer) Upload(grpc.ClientStreamingServer[UploadRequest, UploadResponse]) error {
 	return status.Error(codes.Unimplemented, "method Upload not implemented")
 }
-func (UnimplementedCommunicatorServer) Download(*DownloadRequest, grpc.ServerStreamingServer[Chunk]) error {
-	return status.Error(codes.Unimplemented, "method Download not implemented")
+func (UnimplementedCommunicatorServer) Download(context.Context, *DownloadRequest) (*DownloadResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Download not implemented")
 }
 func (UnimplementedCommunicatorServer) UploadDir(context.Context, *TransferDirRequest) (*TransferDirResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method UploadDir not implemented")
@@ -556,16 +550,23 @@ func _Communicator_Upload_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Communicator_UploadServer = grpc.ClientStreamingServer[UploadRequest, UploadResponse]
 
-func _Communicator_Download_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(DownloadRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
+func _Communicator_Download_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DownloadRequest)
+	if err := dec(in); err != nil {
+		return nil, err
 	}
-	return srv.(CommunicatorServer).Download(m, &grpc.GenericServerStream[DownloadRequest, Chunk]{ServerStream: stream})
+	if interceptor == nil {
+		return srv.(CommunicatorServer).Download(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Communicator_Download_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CommunicatorServer).Download(ctx, req.(*DownloadRequest))
+	}
+	return interceptor(ctx, in, info, handler)
 }
-
-// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Communicator_DownloadServer = grpc.ServerStreamingServer[Chunk]
 
 func _Communicator_UploadDir_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(TransferDirRequest)
@@ -611,6 +612,10 @@ var Communicator_ServiceDesc = grpc.ServiceDesc{
 	HandlerType: (*CommunicatorServer)(nil),
 	Methods: []grpc.MethodDesc{
 		{
+			MethodName: "Download",
+			Handler:    _Communicator_Download_Handler,
+		},
+		{
 			MethodName: "UploadDir",
 			Handler:    _Communicator_UploadDir_Handler,
 		},
@@ -630,11 +635,6 @@ var Communicator_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Upload",
 			Handler:       _Communicator_Upload_Handler,
 			ClientStreams: true,
-		},
-		{
-			StreamName:    "Download",
-			Handler:       _Communicator_Download_Handler,
-			ServerStreams: true,
 		},
 	},
 	Metadata: "osc_chroot/v1/plugin.proto",
