@@ -25,6 +25,14 @@ from packer_plugin_osc_chroot.host.trees import (
 
 Placed = dict[str, Any]
 _TYPES = {FILE: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, LINK: stat.S_IFLNK}
+# Not supported, not permitted, a label that the kernel does not know, gone meanwhile.
+_NO_ATTRIBUTES = (
+    errno.ENOTSUP,
+    errno.EPERM,
+    errno.EACCES,
+    errno.EINVAL,
+    errno.ENODATA,
+)
 _HERE = " (on this machine)"
 
 
@@ -89,12 +97,12 @@ def place(rooted: Rooted, path: str, *, kind: str = FILE) -> Placed:
         }
         try:
             if kind == DIRECTORY:
-                _place_folder(rooted, path, found, placed)
+                _place_folder(rooted, path, source, found, placed)
             else:
                 with rooted.find(path, follow=False) as spot:
                     _set_aside(spot, placed)
                     if kind == LINK:
-                        _make_link(spot, source, found)
+                        _make_link(spot, source, path, found)
                     else:
                         _fill(spot, source, found)
                     made = os.stat(spot.name, dir_fd=spot.directory, follow_symlinks=False)
@@ -128,18 +136,45 @@ def _fill(spot: Spot, source: int, found: os.stat_result) -> None:
     try:
         for chunk in read_chunks(source, size=found.st_size):
             write_all(fd, chunk)
-        os.fchown(fd, found.st_uid, found.st_gid)
-        os.fchmod(fd, stat.S_IMODE(found.st_mode))
+        _copy_metadata(source, fd, found)
+        os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))
     finally:
         os.close(fd)
 
 
-def _make_link(spot: Spot, source: int, found: os.stat_result) -> None:
+def _make_link(spot: Spot, source: int, path: str, found: os.stat_result) -> None:
     os.symlink(os.readlink("", dir_fd=source), spot.name, dir_fd=spot.directory)
     os.chown(spot.name, found.st_uid, found.st_gid, dir_fd=spot.directory, follow_symlinks=False)
+    _copy_attributes(path, f"/proc/self/fd/{spot.directory}/{spot.name}", follow=False)
 
 
-def _place_folder(rooted: Rooted, path: str, found: os.stat_result, placed: Placed) -> None:
+def _copy_metadata(source: int, target: int, found: os.stat_result) -> None:
+    """Owner, mode and attributes, in an order in which none takes another away."""
+    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    _copy_attributes(source, target)
+
+
+def _copy_attributes(source: int | str, target: int | str, *, follow: bool = True) -> None:
+    """Extended attributes, ACLs and labels among them, as far as the target can have them."""
+    try:
+        names = os.listxattr(source, follow_symlinks=follow)
+    except OSError as error:
+        if error.errno in _NO_ATTRIBUTES:
+            return
+        raise
+    for name in names:
+        try:
+            value = os.getxattr(source, name, follow_symlinks=follow)
+            os.setxattr(target, name, value, follow_symlinks=follow)
+        except OSError as error:
+            if error.errno not in _NO_ATTRIBUTES:
+                raise
+
+
+def _place_folder(
+    rooted: Rooted, path: str, source: int, found: os.stat_result, placed: Placed
+) -> None:
     with rooted.find(path) as spot:
         if spot.is_dir:
             return
@@ -151,8 +186,7 @@ def _place_folder(rooted: Rooted, path: str, found: os.stat_result, placed: Plac
         os.mkdir(spot.name, 0o700, dir_fd=spot.directory)
         fd = os.open(spot.name, DIR_FLAGS, dir_fd=spot.directory)
         try:
-            os.fchown(fd, found.st_uid, found.st_gid)
-            os.fchmod(fd, stat.S_IMODE(found.st_mode))
+            _copy_metadata(source, fd, found)
         finally:
             os.close(fd)
 

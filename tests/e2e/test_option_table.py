@@ -6,59 +6,24 @@ two accounts, as a user's builds do.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import SOURCE_OMI
 from guest_image import exists, read_file
 from leaks import Machine
-from packer_run import Outcome, Packer
+from option_builds import TEMPLATE, Built
+from packer_run import Packer
 
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
-from packer_plugin_osc_chroot.localcloud.state import Image, Snapshot
 
 pytestmark = pytest.mark.e2e
 
 VENDOR_OMI = "ami-000000ff"
 FRIEND = "123456789012"
 GOLDEN = "base 2026-01 golden"
-
-
-@dataclass(frozen=True)
-class Built:
-    """One build that succeeded, with what it sent and left."""
-
-    cloud: LocalCloud
-    image: Image
-    outcome: Outcome
-    directory: Path
-
-    @property
-    def snapshot(self) -> Snapshot:
-        (root,) = [
-            mapping["Bsu"]["SnapshotId"]
-            for mapping in self.image.mappings
-            if mapping["DeviceName"] == "/dev/sda1"
-        ]
-        (found,) = [each for each in self.cloud.snapshots() if each.snapshot_id == root]
-        return found
-
-    @property
-    def region_name(self) -> str:
-        return self.cloud.environment()["OSC_REGION"]
-
-    def sent(self, action: str) -> dict[str, Any]:
-        """The parameters of the last such call; {} where there was none."""
-        calls = [call.parameters for call in self.cloud.record if call.action == action]
-        made = [body for body in calls if not body.get("DryRun")]
-        return made[-1] if made else {}
-
-    def mapping(self, name: str) -> Mapping[str, Any]:
-        return {each["DeviceName"]: each for each in self.image.mappings}[name]
 
 
 @pytest.fixture
@@ -300,18 +265,6 @@ ROWS: Mapping[str, tuple[str, str, Check]] = {
     ),
 }
 
-TEMPLATE = """
-source "osc-chroot" "row" {{
-  omi_name = "row {{{{timestamp}}}}"
-  {options}
-}}
-
-build {{
-  sources = ["source.osc-chroot.row"]
-  {provisioners}
-}}
-"""
-
 
 @pytest.mark.parametrize("row", ROWS)
 def test_options(packer: Packer, region: LocalCloud, tmp_path: Path, row: str) -> None:
@@ -374,67 +327,6 @@ def test_an_omi_is_replaced(packer: Packer, region: LocalCloud, tmp_path: Path) 
     assert ids[0] != ids[1]
     (snapshot,) = [each for each in region.snapshots() if each.state == "completed"]
     assert snapshot.snapshot_id == Built(region, image, outcome, tmp_path).snapshot.snapshot_id
-
-
-def build_with(packer: Packer, directory: Path, options: str, **run: Any) -> Outcome:
-    (directory / "row.pkr.hcl").write_text(TEMPLATE.format(options=options, provisioners=""))
-    outcome = packer.run("build", "-color=false", "row.pkr.hcl", cwd=directory, **run)
-    assert outcome.status == 0, outcome.output
-    return outcome
-
-
-def test_access_from_the_template_alone(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:
-    known = region.environment()
-    options = f"""
-    source_omi           = "{SOURCE_OMI}"
-    access_key           = "{known["OSC_ACCESS_KEY"]}"
-    secret_key           = "{known["OSC_SECRET_KEY"]}"
-    region               = "{known["OSC_REGION"]}"
-    omi_regions          = ["{known["OSC_REGION"]}"]
-    custom_endpoint_oapi = "{known["OSC_ENDPOINT_API"]}"
-    metadata_url         = "{known["OSC_CHROOT_METADATA_URL"]}"
-    """
-    state = {"OSC_CHROOT_STATE_DIR": str(tmp_path / "state"), "HOME": str(tmp_path)}
-    outcome = build_with(packer, tmp_path, options, extra=state)
-    assert len(region.images()) == 1
-    for key in ("OSC_ACCESS_KEY", "OSC_SECRET_KEY"):
-        assert known[key] not in outcome.output
-
-
-def test_access_from_a_profile(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:
-    known = region.environment()
-    keys = {"access_key": known["OSC_ACCESS_KEY"], "secret_key": known["OSC_SECRET_KEY"]}
-    profile = {
-        **keys,
-        "region": known["OSC_REGION"],
-        "endpoints": {"api": known["OSC_ENDPOINT_API"]},
-    }
-    (tmp_path / ".osc").mkdir()
-    (tmp_path / ".osc" / "config.json").write_text(json.dumps({"default": {}, "mine": profile}))
-    options = f"""
-    source_omi = "{SOURCE_OMI}"
-    profile    = "mine"
-    """
-    extra = {
-        "HOME": str(tmp_path),
-        "OSC_CHROOT_STATE_DIR": str(tmp_path / "state"),
-        "OSC_CHROOT_METADATA_URL": known["OSC_CHROOT_METADATA_URL"],
-    }
-    build_with(packer, tmp_path, options, extra=extra)
-    assert len(region.images()) == 1
-
-
-def test_a_certificate_that_nobody_vouches_for(
-    packer: Packer, guest_image: Path, leak_check: Machine, tmp_path: Path
-) -> None:
-    options = f"""
-    source_omi               = "{SOURCE_OMI}"
-    insecure_skip_tls_verify = true
-    """
-    with LocalCloud(source_omis={SOURCE_OMI: guest_image}, https=True) as region:
-        extra = {"REQUESTS_CA_BUNDLE": "", "SSL_CERT_FILE": ""}
-        build_with(packer, tmp_path, options, cloud=region, extra=extra)
-        assert len(region.images()) == 1 and region.leftovers() == []
 
 
 def test_packer_build_force(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.root
 
 Placing = Callable[[Path], AbstractContextManager[None]]
 
+NOBODY = 0xFFFFFFFF
 HOSTS = {
     "direct": Host(),
     "agent": Host(wrap=lambda command: f"cd / && env -i PATH=$PATH {command}"),
@@ -209,6 +211,60 @@ def test_folder_is_there_and_goes_again(
             assert shown(real / "deep") == shown(folder / "deep")
     assert state(tmp_path / "root") == before
     assert f"{folder}/pipe is no file, folder or link" in ui.text
+
+
+# What setfacl -m u:7:r writes (linux/posix_acl_xattr.h), and setcap cap_net_raw=ep.
+ACL = struct.pack("<I", 2) + b"".join(
+    struct.pack("<HHI", tag, 4, number)
+    for tag, number in ((1, NOBODY), (2, 7), (4, NOBODY), (0x10, NOBODY), (0x20, NOBODY))
+)
+ATTRIBUTES = {
+    "user.note": b"of the host",
+    "security.capability": struct.pack("<5I", 0x02000001, 1 << 13, 0, 0, 0),
+    "security.selinux": b"system_u:object_r:net_conf_t:s0\0",
+    "system.posix_acl_access": ACL,
+}
+
+
+def attributes(path: Path) -> dict[str, bytes]:
+    names = os.listxattr(path, follow_symlinks=False)
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
+
+
+def test_attributes_acls_and_labels_are_kept(rootfs: RootFs, tmp_path: Path, source: Path) -> None:
+    """As `cp -a` does it; times of files too."""
+    folder = source.parent
+    (folder / "link").symlink_to("resolv.conf")
+    os.setxattr(folder / "link", "security.selinux", b"l", follow_symlinks=False)
+    os.setxattr(folder, "system.posix_acl_default", ACL)
+    for name, value in ATTRIBUTES.items():
+        os.setxattr(source, name, value)
+    os.utime(source, ns=(10**18, 10**18))
+    before = source.stat()
+    target = inside(tmp_path, source)
+    with copied(rootfs, folder):
+        assert attributes(target) == ATTRIBUTES
+        assert attributes(target.parent) == {"system.posix_acl_default": ACL}
+        assert attributes(target.parent / "link") == {"security.selinux": b"l"}
+        assert (target.stat().st_mode, target.stat().st_uid) == (before.st_mode, before.st_uid)
+        assert target.stat().st_mtime_ns == 10**18
+    assert not target.parent.exists()
+
+
+def test_filesystem_without_attributes_gets_the_file(
+    rootfs: RootFs, tmp_path: Path, source: Path
+) -> None:
+    for name, value in ATTRIBUTES.items():
+        os.setxattr(source, name, value)
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    run("mount", "-t", "ramfs", "ramfs", str(target.parent))
+    try:
+        with copied(rootfs, source):
+            assert target.read_text() == source.read_text()
+        assert list(target.parent.iterdir()) == []
+    finally:
+        run("umount", str(target.parent))
 
 
 def test_what_provisioners_add_to_a_folder_stays(

@@ -3,13 +3,13 @@ limits."""
 
 import json
 import os
-import ssl
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from client_certificate import CERTIFICATE, KEY, demand, make_pair
 from in_process import client, sent
 
 from packer_plugin_osc_chroot import cancel
@@ -20,7 +20,6 @@ from packer_plugin_osc_chroot.cloud.credentials import Credentials, find_credent
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.journal.journal import Journal
-from packer_plugin_osc_chroot.localcloud import certificate
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.localcloud.images import TINY_IMAGE_ID
 from packer_plugin_osc_chroot.localcloud.server import ApiServer
@@ -33,7 +32,7 @@ from packer_plugin_osc_chroot.resources.snapshot import wait_for_snapshot
 from packer_plugin_osc_chroot.resources.volume import VolumeRequest, created_volume
 from packer_plugin_osc_chroot.ui import RecordingUi
 
-PAIR = ("client.pem", "client.key")
+PAIR = (CERTIFICATE, KEY)
 
 
 @pytest.fixture
@@ -46,12 +45,7 @@ def region() -> Iterator[LocalCloud]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A client's certificate and its key, the same with a password, and the key of nobody."""
     directory = tmp_path_factory.mktemp("x509")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=client"]
-        + ["-out", str(directory / PAIR[0]), "-keyout", str(directory / PAIR[1]), "-days", "2"],
-        check=True,
-        capture_output=True,
-    )
+    make_pair(directory)
     subprocess.run(
         ["openssl", "genrsa", "-out", str(directory / "other.key"), "2048"],
         check=True,
@@ -76,15 +70,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch, files: Path) -> Iterator[LocalCloud]:
     """A Region whose API talks only to who shows that certificate."""
-    make = certificate.server_context
-
-    def server_context(directory: Path, *, host: str) -> tuple[ssl.SSLContext, Path]:
-        context, authorities = make(directory, host=host)
-        context.verify_mode = ssl.CERT_REQUIRED
-        context.load_verify_locations(files / PAIR[0])
-        return context, authorities
-
-    monkeypatch.setattr(certificate, "server_context", server_context)
+    demand(monkeypatch, files / CERTIFICATE)
     with LocalCloud(https=True) as cloud:
         yield cloud
 
