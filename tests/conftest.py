@@ -16,6 +16,7 @@ from guest_image import make_guest_image
 from leaks import Machine
 from packer_run import Packer
 from sudo_user import SudoUser, made_sudo_user
+from transfer_place import HOSTS, Place, made_place
 
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
@@ -181,6 +182,13 @@ def sudo_user() -> Iterator[SudoUser]:
     """A normal user whose one privilege is sudo."""
     with made_sudo_user() as user:
         yield user
+
+
+@pytest.fixture(params=list(HOSTS))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+    """What files are transferred to and from, directly and through the agent."""
+    with made_place(HOSTS[request.param], tmp_path) as place:
+        yield place
 
 
 @pytest.fixture(scope="session")

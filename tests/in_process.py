@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,16 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.context import Communicator, Context, Result
 from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
+from packer_plugin_osc_chroot.localcloud.images import tiny_image
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.ui import RecordingUi, Ui
 
 SOURCE = "ami-00000001"
+VENDOR = {"OSC_ACCESS_KEY": "VENDOR", "OSC_SECRET_KEY": "SECRET"}
 OPTIONS = Config(
     source_omi=SOURCE,
     omi_name="made by a test",
@@ -97,6 +101,18 @@ def build_on(
             environ=environ,
             redact=Redactor(),
         )
+    )
+
+
+def two_accounts(tmp_path: Path, *omis: OmiEntry) -> Catalogue:
+    """Of `mine`, whose the VM is, and `vendor`, with the keys VENDOR; each OMI is a tiny disk's."""
+    disk = str(tiny_image(tmp_path / "tiny.raw"))
+    vendor = AccountEntry(
+        "vendor", access_key=VENDOR["OSC_ACCESS_KEY"], secret_key=VENDOR["OSC_SECRET_KEY"]
+    )
+    return Catalogue(
+        accounts=[AccountEntry("mine"), vendor],
+        omis=[replace(omi, file=disk) for omi in omis],
     )
 
 

@@ -111,7 +111,8 @@ class LocalCloud:
             self._account = self._accounts[0]
             self._record = Record(clock=lambda: state.iso(state.now()))
             if self._record_file is not None:
-                lines = undo.enter_context(RecordFile(self._record_file, tell=self._tell))
+                lines = RecordFile(self._record_file, tell=self._tell)
+                undo.callback(lines.close)
                 self._record.write = lines.write
             self._document = load_document()
             if self._trouble_file is not None:

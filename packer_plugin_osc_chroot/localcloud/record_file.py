@@ -9,14 +9,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from packer_plugin_osc_chroot.localcloud.openapi import Json
 
 
 class RecordFile:
-    """Replaces `file`, until the `with` block ends. Raises OSError where it cannot be opened."""
+    """Replaces `file`, until it is closed. Raises OSError where it cannot be opened."""
 
     def __init__(self, file: Path, *, tell: Callable[[str], None]) -> None:
         self._file = file
@@ -26,15 +24,7 @@ class RecordFile:
         self._length = 0
         self._is_complete = True
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stream.close()
 
     def write(self, line: Json) -> None:

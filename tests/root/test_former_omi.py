@@ -15,13 +15,13 @@ from in_process import (
     live_snapshots,
     run,
     sent,
+    two_accounts,
 )
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
+from packer_plugin_osc_chroot.localcloud.catalogue import OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
-from packer_plugin_osc_chroot.localcloud.images import tiny_image
 from packer_plugin_osc_chroot.localcloud.record import RecordedCall
 from packer_plugin_osc_chroot.localcloud.trouble import Fate, Fault, FaultKind, Trouble
 from packer_plugin_osc_chroot.options.blocks import BlockDevice
@@ -90,18 +90,15 @@ def test_nothing_of_that_name_is_nothing_to_replace() -> None:
 
 
 def test_only_this_account_s_omi_of_exactly_that_name(tmp_path: Path) -> None:
-    disk = str(tiny_image(tmp_path / "tiny.raw"))
-    vendor = AccountEntry("vendor")
-    entries = [
-        OmiEntry(id=SOURCE, file=disk),
+    entries = (
+        OmiEntry(id=SOURCE, file=""),
         # Another account's of that name, and our own of names that a filter would find for it.
-        OmiEntry(id="ami-00000002", file=disk, name="packer", owner="vendor", public=True),
-        OmiEntry(id="ami-00000003", file=disk, name="packer two"),
-        OmiEntry(id="ami-00000004", file=disk, name="Packer"),
-        OmiEntry(id="ami-00000005", file=disk, name="packer"),
-    ]
-    catalogue = Catalogue(accounts=[AccountEntry("mine"), vendor], omis=entries)
-    with LocalCloud(catalogue=catalogue) as cloud:
+        OmiEntry(id="ami-00000002", file="", name="packer", owner="vendor", public=True),
+        OmiEntry(id="ami-00000003", file="", name="packer two"),
+        OmiEntry(id="ami-00000004", file="", name="Packer"),
+        OmiEntry(id="ami-00000005", file="", name="packer"),
+    )
+    with LocalCloud(catalogue=two_accounts(tmp_path, *entries)) as cloud:
         run(cloud, config=dataclasses.replace(DELETE, omi_name="packer"))
         assert sent(cloud, "DeleteImage") == [{"ImageId": "ami-00000005"}]
 

@@ -9,27 +9,26 @@ import pytest
 from in_process import (
     OPTIONS,
     SOURCE,
+    VENDOR,
     Provisioner,
     assert_nothing_left,
     client,
     live_snapshots,
     run,
     sent,
+    two_accounts,
 )
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
-from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
+from packer_plugin_osc_chroot.localcloud.catalogue import OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
-from packer_plugin_osc_chroot.localcloud.images import tiny_image
 from packer_plugin_osc_chroot.localcloud.trouble import Fate, Fault, Trouble
 from packer_plugin_osc_chroot.options.blocks import OmiFilter
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
-
-VENDOR = {"OSC_ACCESS_KEY": "VENDOR", "OSC_SECRET_KEY": "SECRET"}
 
 
 @contextmanager
@@ -39,15 +38,13 @@ def region(
     """The source OMI is a vendor's."""
     omi = OmiEntry(
         id=SOURCE,
-        file=str(tiny_image(tmp_path / "tiny.raw")),
+        file="",
         name="of the vendor",
         owner="vendor",
         shared_with=["mine"],
         tags={"os": "tiny"},
     )
-    vendor = AccountEntry("vendor", access_key="VENDOR", secret_key="SECRET")
-    catalogue = Catalogue(accounts=[AccountEntry("mine"), vendor], omis=[omi])
-    with LocalCloud(catalogue=catalogue, trouble=trouble) as cloud:
+    with LocalCloud(catalogue=two_accounts(tmp_path, omi), trouble=trouble) as cloud:
         if not may_use_snapshot:
             take_permission(cloud)
         yield cloud

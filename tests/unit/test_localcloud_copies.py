@@ -198,7 +198,7 @@ def test_a_copy_takes_its_time_and_is_on_the_critical_path(
             "snapshot",
             "OMI",
         ]
-        assert 0.4 <= steps[0].seconds < 0.8
+        assert 0.4 <= steps[0].seconds < 3
 
 
 def test_a_copy_that_fails(catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:

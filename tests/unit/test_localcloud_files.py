@@ -25,7 +25,7 @@ def test_large_sparse_copy(tmp_path: Path) -> None:
             stream.write(b"written")
     started = time.monotonic()
     copy_sparse(source, target, size=12 * GIB)
-    assert time.monotonic() - started < 0.5
+    assert time.monotonic() - started < 5
     assert target.stat().st_size == 12 * GIB
     assert target.stat().st_blocks * 512 < 1024**2
     with open(target, "rb") as stream:

@@ -93,8 +93,8 @@ def test_a_sign_ends_the_pause_and_its_time_is_what_is_learnt() -> None:
     pace.before_first(CancelToken())
     pace.before_next(CancelToken())
     pace.ended()
-    assert 0.2 < time.monotonic() - begun < 0.5
-    assert len(learnt) == 1 and 0.2 < learnt[0] < 0.5
+    assert 0.2 < time.monotonic() - begun < 2
+    assert len(learnt) == 1 and 0.2 < learnt[0] < 2
 
 
 def test_what_is_learnt_lies_between_the_last_two_looks() -> None:

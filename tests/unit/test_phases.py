@@ -1,47 +1,20 @@
-"""The runner: order of undoing, drafts, cancel, -debug, -on-error, and errors that hide nothing."""
+"""The runner: order of undoing, drafts, cancel, the journal, and errors that hide nothing."""
 
-import gc
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from phase_recorder import Recorder, fail, phases
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
 from packer_plugin_osc_chroot.journal.dead import dead_journals
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.phases import Phases
-from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import RecordingUi
 from packer_plugin_osc_chroot.undoing import undoing
-
-
-class Recorder:
-    """Makes context managers that note when they are entered and left."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-
-    def thing(
-        self, name: str, *, undo_fails: bool = False
-    ) -> Callable[[], AbstractContextManager[str]]:
-        @contextmanager
-        def manager() -> Iterator[str]:
-            self.events.append(f"+{name}")
-            try:
-                yield name
-            finally:
-                self.events.append(f"-{name}")
-                if undo_fails:
-                    raise UndoError(f"{name} is left behind", left=(name,))
-
-        return manager
-
-
-def phases(ui: RecordingUi | None = None, **options: str | bool) -> Phases:
-    return Phases(ui=ui or RecordingUi(), token=CancelToken(), **options)  # type: ignore[arg-type]
 
 
 def test_success_leaves_in_reverse_and_keeps_drafts() -> None:
@@ -61,7 +34,7 @@ def test_failure_undoes_drafts_too() -> None:
         runner.enter("a", made.thing("a"))
         with runner.draft("image", lambda: made.events.append("image gone")):
             pass
-        runner.do("fail", _fail)
+        runner.do("fail", fail)
     assert made.events == ["+a", "image gone", "-a"]
 
 
@@ -87,7 +60,7 @@ def test_a_failed_undo_neither_stops_the_others_nor_hides_the_cause() -> None:
     with pytest.raises(BuildError, match="^no") as caught, phases(ui) as runner:
         runner.enter("a", made.thing("a"))
         runner.enter("b", made.thing("b", undo_fails=True))
-        runner.do("fail", _fail)
+        runner.do("fail", fail)
     assert made.events == ["+a", "+b", "-b", "-a"]
     assert caught.value.__notes__ == ["b is left behind\nleft: b"]
     assert "left: b" in ui.text
@@ -106,7 +79,7 @@ def test_an_undo_that_fails_in_two_places_names_both() -> None:
 
     with pytest.raises(BuildError, match="^no") as caught, phases(ui) as runner:
         runner.enter("create volume", both)
-        runner.do("fail", _fail)
+        runner.do("fail", fail)
     assert [str(each) for each in runner.failures] == [
         "volume is left behind",
         "copy is left behind",
@@ -159,7 +132,7 @@ def test_what_cannot_be_undone_beside_is_noted_on_the_error() -> None:
     with pytest.raises(BuildError, match="^no") as caught, phases() as runner:
         runner.enter("volume", made.thing("volume", undo_fails=True))
         runner.leave_beside("leave", since=0)
-        runner.do("fail", _fail)
+        runner.do("fail", fail)
     assert caught.value.__notes__ == ["volume is left behind\nleft: volume"]
 
 
@@ -195,7 +168,7 @@ def test_drafts_are_undone_before_what_runs_beside_is_waited_for() -> None:
         with runner.draft("snapshot", undo_snapshot):
             pass
         runner.leave_beside("delete", since=0)
-        runner.do("fail", _fail)
+        runner.do("fail", fail)
     assert order == ["snapshot gone", "volume gone"]
 
 
@@ -212,7 +185,7 @@ def test_what_runs_beside_is_waited_for_when_the_build_fails() -> None:
         runner.enter("slow", slow)
         runner.leave_beside("leave", since=0)
         threading.Timer(0.1, go.set).start()
-        runner.do("fail", _fail)
+        runner.do("fail", fail)
     assert made.events == ["-slow"]
 
 
@@ -250,158 +223,6 @@ def test_cancel_is_seen_between_phases() -> None:
     assert made.events == ["+a", "-a"]
 
 
-@pytest.mark.parametrize("on_error", ["abort", "run-cleanup-provisioner"])
-def test_abort_keeps_everything_and_lists_it(on_error: str) -> None:
-    made, ui = Recorder(), RecordingUi()
-    with pytest.raises(BuildError), phases(ui, on_error=on_error) as runner:
-        runner.enter("volume", made.thing("volume"))
-        runner.do("fail", _fail)
-    assert "  volume" in ui.text
-    del runner
-    gc.collect()
-    assert made.events == ["+volume"], "a dropped generator must not undo what was kept"
-
-
-def test_abort_lists_what_stands_by_its_id_and_nothing_else() -> None:
-    made, ui = Recorder(), RecordingUi()
-    refused = Attempt()
-    with pytest.raises(CloudError), phases(ui, on_error="abort") as runner:
-        runner.enter("create volume", made.thing("vol-1"), describe=lambda key: f"volume {key}")
-        runner.enter("files", made.thing("files"), describe=lambda _: "")
-        with runner.draft("snapshot", _fail, describe=lambda: "snapshot snap-1"):
-            pass
-        with (
-            runner.draft("OMI", _fail, describe=lambda: _removal().describe(refused)),
-            refused.sending(),
-        ):
-            raise CloudError("no more OMIs", action="CreateImage", status=409)
-    _, listed = ui.text.split("in this order:")
-    assert listed.split("\n") == ["", "  snapshot snap-1", "  volume vol-1"]
-    assert made.events == ["+vol-1", "+files"]
-
-
-def test_abort_with_nothing_left_says_nothing() -> None:
-    ui = RecordingUi()
-    with pytest.raises(BuildError), phases(ui, on_error="abort") as runner:
-        runner.enter("files", Recorder().thing("files"), describe=lambda _: "")
-        _fail()
-    assert ui.text == ""
-
-
-def test_an_undo_error_of_a_phase_itself_shows_what_is_left() -> None:
-    """As a mount that goes on in the kernel: whoever shows the build's error shows its details."""
-    made = Recorder()
-
-    def half_made() -> AbstractContextManager[None]:
-        raise UndoError("mounting still goes on", left=("12 mount /dev/x",))
-
-    with pytest.raises(UndoError) as caught, phases() as runner:
-        runner.enter("a", made.thing("a"))
-        runner.enter("mount", half_made)
-    assert caught.value.details == ("left: 12 mount /dev/x",)
-
-
-def test_what_was_shown_at_the_undoing_is_not_shown_again_with_the_error() -> None:
-    ui = RecordingUi()
-    with pytest.raises(UndoError) as caught, phases(ui) as runner:
-        runner.enter("b", Recorder().thing("b", undo_fails=True))
-    assert ui.text.count("left: b") == 1
-    assert caught.value.details == ()
-    assert caught.value.left == ("b",)
-
-
-def test_ask_shows_what_is_left_before_the_question() -> None:
-    ui = RecordingUi(answers=["c"])
-
-    def fail() -> None:
-        raise UndoError("a is left behind", left=("a",))
-
-    with pytest.raises(UndoError), phases(ui, on_error="ask") as runner:
-        runner.do("fail", fail)
-    assert ui.said[1] == ("error", "  left: a")
-
-
-def test_abort_applies_to_an_error_between_phases() -> None:
-    made = Recorder()
-    with pytest.raises(BuildError), phases(on_error="abort") as runner:
-        runner.enter("volume", made.thing("volume"))
-        _fail()
-    assert made.events == ["+volume"]
-
-
-def test_abort_cleans_up_when_packer_is_gone() -> None:
-    made, token = Recorder(), CancelToken()
-    runner = Phases(ui=RecordingUi(), token=token, on_error="abort")
-    with pytest.raises(Cancelled), runner:
-        runner.enter("volume", made.thing("volume"))
-        token.cancel("Packer is gone", abandoned=True)
-        runner.do("never", lambda: None)
-    assert made.events == ["+volume", "-volume"]
-
-
-def test_ask_without_a_terminal_cleans_up_and_keeps_the_cause() -> None:
-    class Deaf(RecordingUi):
-        def ask(self, query: str) -> str:
-            raise BuildError("no answer from the user: no available tty")
-
-    made = Recorder()
-    with pytest.raises(BuildError, match="^no$"), phases(Deaf(), on_error="ask") as runner:
-        runner.enter("volume", made.thing("volume"))
-        runner.do("fail", _fail)
-    assert made.events == ["+volume", "-volume"]
-
-
-def test_ask_retries_the_failed_phase() -> None:
-    ui = RecordingUi(answers=["x", "r", "c"])
-    tries = []
-
-    def flaky() -> str:
-        tries.append(1)
-        if len(tries) < 2:
-            raise BuildError("not yet")
-        return "done"
-
-    with phases(ui, on_error="ask") as runner:
-        assert runner.do("flaky", flaky) == "done"
-    assert len(tries) == 2
-
-
-def test_debug_pauses_after_each_phase() -> None:
-    ui = RecordingUi(answers=["", ""])
-    made = Recorder()
-    with phases(ui, debug=True) as runner:
-        runner.enter("a", made.thing("a"))
-        runner.do("b", lambda: None)
-    assert [text for kind, text in ui.said if kind == "ask"] == [
-        "Pausing after 'a' (-debug). Press enter to continue.",
-        "Pausing after 'b' (-debug). Press enter to continue.",
-    ]
-
-
-def _fail() -> None:
-    raise BuildError("no")
-
-
-def _removal() -> Removal:
-    return Removal(
-        kind="OMI",
-        action="DeleteImage",
-        parameter="ImageId",
-        unnamed='named "x"',
-        find=lambda token: None,
-        delete=lambda key, token: None,
-    )
-
-
-def test_debug_without_a_terminal_does_not_pause() -> None:
-    class Deaf(RecordingUi):
-        def ask(self, query: str) -> str:
-            raise BuildError("no answer from the user: no available tty")
-
-    with phases(Deaf(), debug=True) as runner:
-        assert runner.do("a", lambda: 1) == 1
-
-
 def journal_in(directory: Path) -> Journal:
     journal = Journal(directory)
     journal.begin(vm_id="i-1")
@@ -424,7 +245,7 @@ def run_with_journal(
     ):
         runner.enter("volume", Recorder().thing("volume", undo_fails=undo_fails))
         if fails:
-            runner.do("fail", _fail)
+            runner.do("fail", fail)
     return ui
 
 

@@ -119,7 +119,7 @@ def test_nothing_is_spaced_as_long_as_nothing_was_throttled(directory: Path) -> 
     for _ in range(200):
         budget.look_turn(CancelToken())
         budget.call_turn(CancelToken())
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 5
     assert not budget.is_tight and list(directory.iterdir()) == []
 
 
