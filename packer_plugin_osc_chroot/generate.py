@@ -75,29 +75,13 @@ def _spec(table: type) -> dict[str, Any]:
 
 def reference() -> str:
     """The reference page of the builder's options (Markdown)."""
-    rows = options_of(Config)
-    shown: dict[type, str] = {}
-    required = [row for row in rows if row.required]
-    optional = [row for row in rows if not row.required]
     lines = [
-        "# Options of the builder `osc-chroot`",
-        "",
-        "<!-- Made from packer_plugin_osc_chroot/options/config.py by `make generate`. -->",
-        "",
-        f"Version {VERSION}.",
-        "",
+        *_head("Options of the builder `osc-chroot`", "config.py"),
         "An option that is `null`, an empty string or `0` is not set, as with Packer's own builders; so"
         " is a tag or a filter that is `null`. Where a tag or a filter is given twice, in the map or as"
         " blocks, the last one counts, with a warning.",
         "",
-        "## Required",
-        "",
-        *(_entry(row, shown) for row in required),
-        "",
-        "## Optional",
-        "",
-        *(_entry(row, shown) for row in optional),
-        "",
+        *_options(Config),
         "## Filters of `source_omi_filter`",
         "",
         *_filters(),
@@ -123,15 +107,8 @@ def data_source_page(source: DataSource) -> Path:
 
 def data_source_reference(source: DataSource) -> str:
     """The reference page of a data source (Markdown)."""
-    rows = options_of(source.options)
-    shown: dict[type, str] = {}
     lines = [
-        f"# The data source `{source.name}`",
-        "",
-        "<!-- Made from packer_plugin_osc_chroot/options/data_sources.py by `make generate`. -->",
-        "",
-        f"Version {VERSION}.",
-        "",
+        *_head(f"The data source `{source.name}`", "data_sources.py"),
         source.summary,
         "",
         *(f"    {line}".rstrip() for line in source.example.splitlines()),
@@ -140,6 +117,32 @@ def data_source_reference(source: DataSource) -> str:
         f" credentials must be allowed to call {source.actions}. `packer validate` checks its options,"
         " and asks the API only with `-evaluate-datasources`.",
         "",
+        *_options(source.options),
+        "## Output",
+        "",
+        *(_entry(row, {}) for row in options_of(source.outputs)),
+        "",
+    ]
+    if source is OMI:
+        lines += ["## Filters", "", *_filters(), ""]
+    return "\n".join(lines)
+
+
+def _head(title: str, module: str) -> list[str]:
+    return [
+        f"# {title}",
+        "",
+        f"<!-- Made from packer_plugin_osc_chroot/options/{module} by `make generate`. -->",
+        "",
+        f"Version {VERSION}.",
+        "",
+    ]
+
+
+def _options(table: type) -> list[str]:
+    rows = options_of(table)
+    shown: dict[type, str] = {}
+    return [
         "## Required",
         "",
         *([_entry(row, shown) for row in rows if row.required] or ["Nothing."]),
@@ -148,14 +151,7 @@ def data_source_reference(source: DataSource) -> str:
         "",
         *(_entry(row, shown) for row in rows if not row.required),
         "",
-        "## Output",
-        "",
-        *(_entry(row, shown) for row in options_of(source.outputs)),
-        "",
     ]
-    if source is OMI:
-        lines += ["## Filters", "", *_filters(), ""]
-    return "\n".join(lines)
 
 
 def _filters() -> list[str]:

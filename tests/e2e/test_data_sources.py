@@ -174,8 +174,8 @@ build {
     assert 'does not have an attribute named "identifier"' in words(outcome)
 
 
-def test_evaluated_off_a_vm_by_any_user(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:
-    """Credentials and Region from a profile, no metadata service, and not in a build."""
+def test_evaluated_off_a_vm(packer: Packer, region: LocalCloud, tmp_path: Path) -> None:
+    """Credentials and Region from a profile, and no metadata service."""
     environment = region.environment()
     profile = {
         "access_key": environment["OSC_ACCESS_KEY"],

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from hcp_registry import HcpRegistry
 from packer_run import Outcome, Packer
 
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
@@ -144,3 +145,21 @@ def test_an_omi_that_cannot_be_removed(packer: Packer, cloud: LocalCloud, tmp_pa
     (snapshot,) = cloud.snapshots()
     assert f"OMI {image.image_id}, snapshot {snapshot.snapshot_id}: left behind" in outcome.output
     assert f"osc-cli api DeleteImage --ImageId {image.image_id}" in outcome.output
+
+
+def test_hcp_packer_is_told_of_it(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    """By Packer itself, of what it asks the artifact."""
+    with HcpRegistry(tmp_path) as registry:
+        outcome = build(packer, cloud, tmp_path, "", **registry.environment())
+    assert outcome.status == 0, outcome.output
+    assert "Published metadata to HCP Packer registry" in outcome.output
+    (image,) = cloud.images()
+    (snapshot,) = cloud.snapshots()
+    (told,) = registry.published
+    assert told["artifacts"] == [{"external_identifier": image.image_id, "region": "eu-west-2"}]
+    assert (told["platform"], told["source_external_identifier"]) == ("osc", "ami-00000001")
+    assert told["labels"] == {
+        "omi_name": image.name,
+        "snapshot_ids": snapshot.snapshot_id,
+        "source_omi_name": told["labels"]["source_omi_name"],
+    }
