@@ -1,5 +1,5 @@
 """Writes what is generated from the options table and the list of commands: the components file that
-the shim embeds, and the reference page.
+the shim embeds, and the reference page. From that and the other pages of `docs/` comes `.web-docs`.
 
 `python -m packer_plugin_osc_chroot.generate ROOT` (see `make generate`).
 """
@@ -23,9 +23,12 @@ from packer_plugin_osc_chroot.options.filters import (
 )
 from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA
 from packer_plugin_osc_chroot.version import VERSION
+from packer_plugin_osc_chroot.web_docs import web_docs
 
-COMPONENTS = Path("shim/internal/components/components.json")
-REFERENCE = Path("docs/builder-reference.md")
+COMPONENTS = "shim/internal/components/components.json"
+REFERENCE = "docs/builder-reference.md"
+# Where the pages are that are not generated.
+_CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def components() -> Mapping[str, Any]:
@@ -145,12 +148,21 @@ def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:
     return "\n".join((text, *inside))
 
 
+def generated() -> dict[str, str]:
+    """The text of each generated file, by its path in the checkout."""
+    described = components()
+    texts = {COMPONENTS: json.dumps(described, indent=2) + "\n", REFERENCE: reference()}
+
+    def read(page: str) -> str:
+        return texts.get(page) or (_CHECKOUT / page).read_text(encoding="utf-8")
+
+    return texts | web_docs(described["components"], read)
+
+
 def write(root: Path) -> None:
-    """Write both files below the checkout `root`."""
-    for path, text in (
-        (root / COMPONENTS, json.dumps(components(), indent=2) + "\n"),
-        (root / REFERENCE, reference()),
-    ):
+    """Write all of them below `root`."""
+    for name, text in generated().items():
+        path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from documents import PAGES, ROOT, Block, anchors, blocks, links, text_of
+from documents import PAGES, ROOT, Block, anchors, blocks, links, prose, text_of
 
+from packer_plugin_osc_chroot.generate import generated
 from packer_plugin_osc_chroot.localcloud.openapi import load_document
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.options.declaration import options_of
@@ -132,3 +133,20 @@ def test_every_example_is_built_by_a_test() -> None:
     examples = [path.name for path in (ROOT / "examples").iterdir() if path.is_file()]
     for name in examples:
         assert any(name in text for text in texts), f"nothing builds examples/{name}"
+
+
+@pytest.mark.parametrize("path", sorted(generated()))
+def test_generated_files_are_current(path: str) -> None:
+    assert (ROOT / path).read_text(encoding="utf-8") == generated()[path], "run `make generate`"
+
+
+def test_web_docs_are_pages_of_another_site() -> None:
+    """No relative links, no titles, no notes to the generator: each page stands there alone."""
+    made = [path for path in generated() if path.startswith(".web-docs/")]
+    assert {str(path.relative_to(ROOT)) for path in ROOT.glob(".web-docs/**/*.*")} == set(made)
+    for page in filter(lambda path: path.endswith(".md"), made):
+        for link in links(Path(page)):
+            assert link.startswith(("https://", "/packer/integrations/", "#")), link
+        assert not re.search(r"^# |<!--", prose(Path(page)), re.MULTILINE)
+    (builder,) = [page for page in made if "/builder/" in page]
+    assert "### Optional\n\n- `access_key`" in text_of(Path(builder))
