@@ -1,4 +1,4 @@
-"""Makes `.web-docs`, what Packer's integrations page shows, from the pages in `docs/` (`make generate`).
+"""Makes `.web-docs`, what Packer's integrations page shows, from the pages in `docs/`.
 
 That site has a page of the plugin and one of each component, and none of the guides: what a page has to
 include is written into it, and links to what is not there lead to the repository.
