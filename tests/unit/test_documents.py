@@ -126,6 +126,28 @@ def test_errors_are_those_of_the_code() -> None:
     assert [message for message in quoted if not any(message in text for text in known)] == []
 
 
+def test_environment_variables_are_documented() -> None:
+    sources = [*PACKAGE.rglob("*.py"), *ROOT.glob("shim/**/*.go")]
+    read = {
+        name
+        for path in sources
+        for name in re.findall(r'"(OSC_CHROOT_[A-Z_]+)"', path.read_text(encoding="utf-8"))
+    }
+    table = text_of(GUIDES / "commands.md").split("## Environment variables")[1]
+    assert set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) == read
+
+
+def test_the_packages_that_ci_installs_are_those_that_contributors_do() -> None:
+    def packages(page: str) -> set[str]:
+        command = re.search(r"apt-get install (.+(?:\\\n.+)*)", text_of(Path(page)))
+        assert command
+        return {word for word in command[1].split() if word[0] not in "-\\"}
+
+    # The linters of shell scripts are CI's: `make lint` does without.
+    ci = packages(".ci/run") - {"shellcheck"}
+    assert ci <= packages("CONTRIBUTING.md")
+
+
 def test_every_example_is_built_by_a_test() -> None:
     """By name: in a test, or in a script whose result the tests use."""
     users = [*ROOT.glob("tests/**/*.py"), ROOT / "scripts" / "bootable-image"]
