@@ -103,6 +103,7 @@ class Reader:
         # Plugins are the reader's own to remove.
         plugins = directory / "plugins"
         shutil.copytree(packer.base["PACKER_PLUGIN_PATH"], plugins)
+        self.stand_ins = {" /mnt": f" {directory}/home/mnt", " /usr/local/bin/": f" {programs}/"}
         (directory / "home" / "mnt").mkdir(parents=True)
         self.environment = packer.environment(cloud) | {
             "HOME": str(directory / "home"),
@@ -123,8 +124,8 @@ class Reader:
         return self.run("\n".join(filter(is_run, block.commands)), where=str(block))
 
     def run(self, script: str, *, where: str) -> str:
-        # /mnt is everybody's.
-        script = script.replace(" /mnt", f" {self.environment['HOME']}/mnt")
+        for everybody_s, own in self.stand_ins.items():
+            script = script.replace(everybody_s, own)
         done = subprocess.run(
             ["bash", "-euc", script],
             cwd=self.place,
