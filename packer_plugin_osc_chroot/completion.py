@@ -20,7 +20,8 @@ to use it in this shell and those to come:
   bash  echo 'source <({PROGRAM} completion bash)' >>~/.bashrc
   zsh   echo 'source <({PROGRAM} completion zsh)' >>~/.zshrc    (after compinit)
   fish  mkdir -p ~/.config/fish/completions
-        {PROGRAM} completion fish >~/.config/fish/completions/{PROGRAM}.fish
+        {PROGRAM} completion fish \\
+            >~/.config/fish/completions/{PROGRAM}.fish
 """
 
 

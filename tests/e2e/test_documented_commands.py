@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from apt_guest import make_apt_tree
 from documents import PAGES, ROOT, Block, blocks, text_of
 from leaks import Machine
 from packer_run import Packer
@@ -68,16 +67,9 @@ def test_what_is_not_run_is_in_a_document() -> None:
     assert [start for start in NOT_RUN if not any(each.startswith(start) for each in shown)] == []
 
 
-@pytest.fixture(scope="module")
-def root_filesystem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tree = tmp_path_factory.mktemp("documents") / "root"
-    make_apt_tree(tree)
-    return tree
-
-
 @pytest.fixture
-def region(root_filesystem: Path, leak_check: Machine) -> Iterator[LocalCloud]:
-    omis = [OmiEntry(id="ami-12345678", file=str(root_filesystem), name="Debian")]
+def region(apt_tree: Path, leak_check: Machine) -> Iterator[LocalCloud]:
+    omis = [OmiEntry(id="ami-12345678", file=str(apt_tree), name="Debian")]
     with LocalCloud(catalogue=Catalogue(accounts=[AccountEntry("mine")], omis=omis)) as cloud:
         yield cloud
     assert cloud.leftovers() == []
@@ -140,8 +132,8 @@ class Reader:
 
 
 @pytest.fixture
-def reader(packer: Packer, region: LocalCloud, root_filesystem: Path, tmp_path: Path) -> Reader:
-    return Reader(packer, region, root_filesystem, tmp_path)
+def reader(packer: Packer, region: LocalCloud, apt_tree: Path, tmp_path: Path) -> Reader:
+    return Reader(packer, region, apt_tree, tmp_path)
 
 
 @pytest.mark.parametrize("page", FOLLOWED, ids=str)

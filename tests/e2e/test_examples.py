@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from apt_guest import INSTALLED, ROOT, apt_proxy, made, make_apt_tree
+from apt_guest import INSTALLED, ROOT, apt_proxy, made
 from guest_image import read_file
 from leaks import Machine
 from packer_run import Packer
@@ -24,17 +24,10 @@ SOURCE_OMI = "ami-12345678"
 NGINX = "install -q -y nginx\n"
 
 
-@pytest.fixture(scope="module")
-def root_filesystem(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tree = tmp_path_factory.mktemp("apt") / "root"
-    make_apt_tree(tree)
-    return tree
-
-
 @pytest.fixture
-def region(root_filesystem: Path, leak_check: Machine) -> Iterator[LocalCloud]:
+def region(apt_tree: Path, leak_check: Machine) -> Iterator[LocalCloud]:
     """A Region with the OMI that the examples name; OUTSCALE has published two of Debian's."""
-    file = str(root_filesystem)
+    file = str(apt_tree)
     omis = [
         OmiEntry(id=SOURCE_OMI, file=file, name="Debian"),
         OmiEntry(id="ami-00000001", file=file, name="Debian-12-old", owner="Outscale", public=True),

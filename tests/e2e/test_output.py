@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-from apt_guest import make_apt_tree
 from leaks import Machine
 from packer_run import Packer
 
@@ -28,11 +27,12 @@ PREFIX = "==> osc-chroot.web: "
 TABLE = "Where the time went:"
 
 
-def test_a_log_reads_well(packer: Packer, leak_check: Machine, tmp_path: Path) -> None:
-    make_apt_tree(tmp_path / "root")
+def test_a_log_reads_well(
+    packer: Packer, apt_tree: Path, leak_check: Machine, tmp_path: Path
+) -> None:
     (tmp_path / "t.pkr.hcl").write_text(TEMPLATE)
     latency = Latency(volume=1.0, snapshot=11.0)
-    with LocalCloud(source_omis={"ami-12345678": tmp_path / "root"}, latency=latency) as cloud:
+    with LocalCloud(source_omis={"ami-12345678": apt_tree}, latency=latency) as cloud:
         outcome = packer.run("build", "-color=false", "t.pkr.hcl", cwd=tmp_path, cloud=cloud)
     assert outcome.status == 0, outcome.output
     assert "\x1b" not in outcome.output and "\r" not in outcome.output
