@@ -92,9 +92,9 @@ class Reader:
         (programs / "packer").symlink_to(packer.binary)
         (programs / "debootstrap").write_text(DEBOOTSTRAP)
         (programs / "debootstrap").chmod(0o755)
-        # Plugins are the reader's own to remove.
+        # Links to the plugin are the reader's own to remove; copies would be large.
         plugins = directory / "plugins"
-        shutil.copytree(packer.base["PACKER_PLUGIN_PATH"], plugins)
+        shutil.copytree(packer.base["PACKER_PLUGIN_PATH"], plugins, copy_function=os.link)
         self.stand_ins = {" /mnt": f" {directory}/home/mnt", " /usr/local/bin/": f" {programs}/"}
         (directory / "home" / "mnt").mkdir(parents=True)
         self.environment = packer.environment(cloud) | {
