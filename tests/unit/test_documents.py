@@ -126,6 +126,16 @@ def test_errors_are_those_of_the_code() -> None:
     assert [message for message in quoted if not any(message in text for text in known)] == []
 
 
+def test_the_guide_to_ansible_is_the_example() -> None:
+    """Which tests/e2e/test_ansible.py builds; what the example has besides is its own."""
+    example = text_of(Path("examples/ansible.pkr.hcl"))
+    (snippet,) = [block for block in blocks(GUIDES / "ansible.md") if block.language == "hcl"]
+    values = re.findall(r"= (.+)", snippet.text)
+    assert len(values) == 3
+    for value in values:
+        assert value.strip("[]") in example, value
+
+
 def test_environment_variables_are_documented() -> None:
     sources = [*PACKAGE.rglob("*.py"), *ROOT.glob("shim/**/*.go")]
     read = {
