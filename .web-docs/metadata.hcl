@@ -16,4 +16,14 @@ integration {
     name = "osc-chroot"
     slug = "osc-chroot"
   }
+  component {
+    type = "data-source"
+    name = "osc-chroot-omi"
+    slug = "omi"
+  }
+  component {
+    type = "data-source"
+    name = "osc-chroot-identity"
+    slug = "identity"
+  }
 }

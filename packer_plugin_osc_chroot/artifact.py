@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.context import Result
@@ -11,6 +10,8 @@ from packer_plugin_osc_chroot.resources.image import delete_image
 from packer_plugin_osc_chroot.resources.snapshot import delete_snapshot
 
 BUILDER_TYPE_ID = "outscale.osc-chroot"
+# What HCP Packer calls the provider: the name that OUTSCALE's own builders have there.
+PROVIDER = "osc"
 _DESTROY_SECONDS = 300.0
 
 
@@ -29,11 +30,30 @@ class Artifact:
     def description(self) -> str:
         return f"OMIs were created:\n{self.result.region}: {self.result.image_id}\n"
 
-    def state(self, name: str) -> Mapping[str, Any] | None:
-        """What post-processors may ask for; None for what there is not."""
-        if name == "generated_data":
-            return dict(self.result.data)
+    def state(self, name: str) -> object:
+        """What Packer and post-processors ask for, in JSON's types; None for what there is not."""
+        match name:
+            case "generated_data":
+                return dict(self.result.data)
+            case "par.artifact.metadata":
+                return [self._registry_image()]
         return None
+
+    def _registry_image(self) -> Mapping[str, object]:
+        """For HCP Packer: the fields of the SDK's `registry/image.Image`."""
+        result = self.result
+        labels = {
+            "omi_name": result.image_name,
+            "snapshot_ids": ",".join(result.snapshot_ids),
+            "source_omi_name": result.data.get("SourceOMIName", ""),
+        }
+        return {
+            "ImageID": result.image_id,
+            "ProviderName": PROVIDER,
+            "ProviderRegion": result.region,
+            "SourceImageID": result.source_image_id,
+            "Labels": {name: text for name, text in labels.items() if text},
+        }
 
     def destroy(self) -> None:
         """Remove the image, then its snapshots. Raises UndoError naming what is left."""

@@ -107,7 +107,7 @@ def build(context: Context) -> Result:
             describe=lambda disk: f"link of volume {volume_id} ({disk.path})",
         )
         linked = phases.level()
-        data = provision(context, phases, host, late, disk, journal)
+        data = provision(context, phases, host, late, disk, journal, volume_id=volume_id)
         ui.say("Unmounting...")
         phases.leave("unmount", since=linked)
 
@@ -182,6 +182,7 @@ def build(context: Context) -> Result:
     return Result(
         region=cloud.region,
         image_id=image_id,
+        image_name=plan.image.name,
         snapshot_ids=(snapshot_id,),
         source_image_id=facts.source.image_id if facts.source else "",
         data=data,

@@ -6,6 +6,8 @@ completion scripts are made from the commands' parsers when they are asked for (
 
 import argparse
 import importlib
+import itertools
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,8 +15,37 @@ from packer_plugin_osc_chroot.version import OWNER, VERSION
 
 PROGRAM = "packer-plugin-osc-chroot"
 SOURCE = f"github.com/{OWNER}/osc-chroot"
-# Help is made once, for all terminals.
+# Help is the same in all terminals: the program's is made once.
 HELP_WIDTH = 100
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """The style of all help: paragraphs are filled, lines that begin with a space stay as they are."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=HELP_WIDTH)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        # As argparse's own formatters have it: there is no public way to say this.
+        lines: list[str] = []
+        for is_prose, group in itertools.groupby(
+            text.splitlines(), lambda line: line[:1].strip() != ""
+        ):
+            found = list(group)
+            if is_prose:
+                found = textwrap.wrap(" ".join(found), width, break_on_hyphens=False)
+            lines += found
+        return "\n".join(indent + line for line in lines)
+
+
+def exit_status(*, done: str = "done", failed: str = "it failed; stderr says why") -> str:
+    """The end of a command's help."""
+    return f"""\
+exit status:
+  0  {done}
+  1  {failed}
+  2  the command line is wrong; nothing was done
+"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +92,8 @@ Packer starts this plugin by itself. Install it with
 
   {_INSTALL}
 
-and use it in a template as the builder (or source) "osc-chroot".
+and use it in a template as the builder (or source) "osc-chroot". It also has the data sources
+"osc-chroot-omi" and "osc-chroot-identity".
 """
 _EPILOG = """\
 commands:
@@ -86,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
         usage="%(prog)s COMMAND ...",
         description=_DESCRIPTION,
         epilog=_EPILOG.format(prog=PROGRAM, commands=listed),
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=HELP_WIDTH),
+        formatter_class=HelpFormatter,
     )
     made.add_argument("--version", action="version", version=f"%(prog)s {VERSION}")
     # Listed above: argparse would put each summary on a line of its own.

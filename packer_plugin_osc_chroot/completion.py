@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from packer_plugin_osc_chroot import commands
-from packer_plugin_osc_chroot.commands import PROGRAM
+from packer_plugin_osc_chroot.commands import PROGRAM, HelpFormatter, exit_status
 
 _FUNCTION = "_" + PROGRAM.replace("-", "_")
 _EPILOG = f"""\
@@ -64,8 +64,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog=f"{PROGRAM} completion",
         description="Print a script that has SHELL complete this program's command lines.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"{_EPILOG}\n{exit_status()}",
+        formatter_class=HelpFormatter,
     )
     made.add_argument("shell", metavar="SHELL", choices=list(_SCRIPTS), help="bash, zsh or fish")
     return made

@@ -51,6 +51,7 @@ class Result:
 
     region: str
     image_id: str
+    image_name: str
     snapshot_ids: tuple[str, ...]
     source_image_id: str
     data: Mapping[str, str]

@@ -1,5 +1,5 @@
-"""Writes what is generated from the options table and the list of commands: the components file that
-the shim embeds, and the reference page. From that and the other pages of `docs/` comes `.web-docs`.
+"""Writes what is generated from the options tables and the list of commands: the components file that
+the shim embeds, and the reference pages. From those and the other pages of `docs/` comes `.web-docs`.
 
 `python -m packer_plugin_osc_chroot.generate ROOT` (see `make generate`).
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot import commands
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
+from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCES, KIND, OMI, DataSource
 from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
 from packer_plugin_osc_chroot.options.duration import format_duration
 from packer_plugin_osc_chroot.options.filters import (
@@ -48,7 +49,16 @@ def components() -> Mapping[str, Any]:
         "version": VERSION,
         "commands": [command.name for command in commands.COMMANDS],
         "help": commands.parser().format_help(),
-        "components": [builder],
+        "components": [builder, *map(_data_source, DATA_SOURCES.values())],
+    }
+
+
+def _data_source(source: DataSource) -> dict[str, Any]:
+    return {
+        "kind": KIND,
+        "name": source.name,
+        "config": _spec(source.options),
+        "output": _spec(source.outputs),
     }
 
 
@@ -68,30 +78,12 @@ def _spec(table: type) -> dict[str, Any]:
 
 def reference() -> str:
     """The reference page of the builder's options (Markdown)."""
-    rows = options_of(Config)
-    shown: dict[type, str] = {}
-    required = [row for row in rows if row.required]
-    optional = [row for row in rows if not row.required]
     lines = [
-        "# Options of the builder `osc-chroot`",
-        "",
-        "<!-- Made from packer_plugin_osc_chroot/options/config.py by `make generate`. -->",
-        "",
-        f"Version {VERSION}.",
-        "",
-        "## Required",
-        "",
-        *(_entry(row, shown) for row in required),
-        "",
-        "## Optional",
-        "",
-        *(_entry(row, shown) for row in optional),
-        "",
+        *_head("Options of the builder `osc-chroot`", "config.py"),
+        *_options(Config),
         "## Filters of `source_omi_filter`",
         "",
-        "| API | other names | values |",
-        "| --- | --- | --- |",
-        *(_filter_row(each) for each in API_FILTERS),
+        *_filters(),
         "",
         "## Build data",
         "",
@@ -100,8 +92,75 @@ def reference() -> str:
         "",
         *(f"- `{name}` - {doc}" for name, doc in GENERATED_DATA.items()),
         "",
+        "Of Packer's own names, `ID` is the id of the volume that is built on.",
+        "",
     ]
     return "\n".join(lines)
+
+
+def data_source_page(source: DataSource) -> str:
+    """Where its reference page is, below the checkout."""
+    short = source.name.removeprefix(f"{COMPONENT_NAME}-")
+    return f"docs/data-source-{short}.md"
+
+
+def data_source_reference(source: DataSource) -> str:
+    """The reference page of a data source (Markdown)."""
+    lines = [
+        *_head(f"The data source `{source.name}`", "data_sources.py"),
+        source.summary,
+        "",
+        "```hcl",
+        *source.example.splitlines(),
+        "```",
+        "",
+        "It runs where packer does, as any user, on an OUTSCALE VM or elsewhere (not on Windows). Its"
+        f" credentials must be allowed to call {source.actions}. `packer validate` checks its options,"
+        " and asks the API only with `-evaluate-datasources`.",
+        "",
+        *_options(source.options),
+        "## Output",
+        "",
+        *(_entry(row, {}) for row in options_of(source.outputs)),
+        "",
+    ]
+    if source is OMI:
+        lines += ["## Filters", "", *_filters(), ""]
+    return "\n".join(lines)
+
+
+def _head(title: str, module: str) -> list[str]:
+    return [
+        f"# {title}",
+        "",
+        f"<!-- Made from packer_plugin_osc_chroot/options/{module} by `make generate`. -->",
+        "",
+        f"Version {VERSION}.",
+        "",
+    ]
+
+
+def _options(table: type) -> list[str]:
+    rows = options_of(table)
+    shown: dict[type, str] = {}
+    return [
+        "## Required",
+        "",
+        *([_entry(row, shown) for row in rows if row.required] or ["Nothing."]),
+        "",
+        "## Optional",
+        "",
+        *(_entry(row, shown) for row in rows if not row.required),
+        "",
+    ]
+
+
+def _filters() -> list[str]:
+    return [
+        "| API | other names | values |",
+        "| --- | --- | --- |",
+        *(_filter_row(each) for each in API_FILTERS),
+    ]
 
 
 def _filter_row(each: ApiFilter) -> str:
@@ -152,6 +211,7 @@ def generated() -> dict[str, str]:
     """The text of each generated file, by its path in the checkout."""
     described = components()
     texts = {COMPONENTS: json.dumps(described, indent=2) + "\n", REFERENCE: reference()}
+    texts |= {data_source_page(each): data_source_reference(each) for each in DATA_SOURCES.values()}
 
     def read(page: str) -> str:
         return texts.get(page) or (_CHECKOUT / page).read_text(encoding="utf-8")

@@ -14,16 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.account import account_id_if_shown
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden
 from packer_plugin_osc_chroot.cloud.metadata import Identity
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.host.commands import PROGRAMS, find_program, package_of
 from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.options.filters import api_filters, wanted_tags
 from packer_plugin_osc_chroot.resources.image import SourceImage, images_named, parse_source
 from packer_plugin_osc_chroot.resources.sharing import image_permissions, snapshot_permissions
 from packer_plugin_osc_chroot.resources.snapshot import read_snapshot
-from packer_plugin_osc_chroot.source import Wanted, find_source
+from packer_plugin_osc_chroot.source import Wanted, find_source, wanted_by
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ def look(
     """
     identity = _find_vm(cloud, identity, token=token)
     with _beside(token) as (pool, own):
-        account = pool.submit(_account_id, cloud, own)
+        account = pool.submit(account_id_if_shown, cloud, token=own)
         image = None
         if wanted := wanted_source(config):
             image = pool.submit(find_source, cloud, wanted, account_id=account.result, token=own)
@@ -158,13 +158,7 @@ def wanted_source(config: Config) -> Wanted | None:
     chosen = config.source_omi_filter
     if chosen is None:
         return Wanted(config.source_omi)
-    return Wanted(
-        config.source_omi,
-        filters=api_filters(chosen.filters or {}),
-        tags=wanted_tags(chosen.filters or {}),
-        owners=chosen.owners,
-        most_recent=chosen.most_recent,
-    )
+    return wanted_by(chosen, image_id=config.source_omi)
 
 
 def _with_size(cloud: Cloud, source: SourceImage, *, token: CancelToken) -> SourceImage:
@@ -205,16 +199,6 @@ def _beside(token: CancelToken) -> Iterator[tuple[ThreadPoolExecutor, CancelToke
             # Where the build was cancelled, that has its reason.
             token.check()
             raise
-
-
-def _account_id(cloud: Cloud, token: CancelToken) -> str:
-    try:
-        accounts = cloud.read("ReadAccounts", token=token).get("Accounts") or []
-    except CloudError as error:
-        # A user of the account may lack this one permission; a build does not depend on it.
-        log.info("the account's id is not known: %s", error)
-        return ""
-    return str(accounts[0].get("AccountId", "")) if accounts else ""
 
 
 def _check_name(

@@ -44,7 +44,6 @@ from packer_plugin_osc_chroot.template.engine import (
 _CORE_DATA: Mapping[str, str] = {
     "ConnType": "chroot",
     "Host": "",
-    "ID": "",
     "PackerHTTPAddr": "ERR_HTTP_ADDR_NOT_IMPLEMENTED_BY_BUILDER",
     "PackerHTTPIP": "ERR_HTTP_IP_NOT_IMPLEMENTED_BY_BUILDER",
     "PackerHTTPPort": "ERR_HTTP_PORT_NOT_IMPLEMENTED_BY_BUILDER",
@@ -282,9 +281,18 @@ def plan_wrapper(config: Config, scope: Scope) -> Callable[[str], str] | None:
 
 
 def plan_hook_data(
-    late: Late, *, disk: Disk, partition: Path, mount_path: str, environ: Mapping[str, str]
+    late: Late,
+    *,
+    volume_id: str,
+    disk: Disk,
+    partition: Path,
+    mount_path: str,
+    environ: Mapping[str, str],
 ) -> dict[str, str]:
-    """What provisioners see as `build.NAME`: strings only, since a list or map breaks HCL2 builds."""
+    """What provisioners see as `build.NAME`: strings only, since a list or map breaks HCL2 builds.
+
+    Core's `ID` is that of what is provisioned: of a VM for other builders, of the volume here.
+    """
     found = {
         name: json.dumps(dict(value), sort_keys=True)
         if isinstance(value, StringMap)
@@ -294,6 +302,7 @@ def plan_hook_data(
     return {
         **_CORE_DATA,
         **found,
+        "ID": volume_id,
         "PackerRunUUID": environ.get("PACKER_RUN_UUID", ""),
         "Device": str(disk.path),
         "PartitionDevice": str(partition),

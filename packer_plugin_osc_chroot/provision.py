@@ -30,7 +30,14 @@ from packer_plugin_osc_chroot.ui import Ui
 
 
 def provision(
-    context: Context, phases: Phases, host: Host, late: Late, disk: Disk, journal: Journal
+    context: Context,
+    phases: Phases,
+    host: Host,
+    late: Late,
+    disk: Disk,
+    journal: Journal,
+    *,
+    volume_id: str,
 ) -> Mapping[str, str]:
     """Returns the data that provisioners saw; what it enters is left by the caller."""
     config, ui, token = context.config, context.ui, context.token
@@ -98,7 +105,12 @@ def provision(
             describe=lambda _: f"copies in {root}: {', '.join(config.files)}",
         )
     data = plan_hook_data(
-        late, disk=disk, partition=partition.path, mount_path=mount_path, environ=context.environ
+        late,
+        volume_id=volume_id,
+        disk=disk,
+        partition=partition.path,
+        mount_path=mount_path,
+        environ=context.environ,
     )
     communicator = Communicator(Chroot(host, root), files)
     phases.do("provision", lambda: _run_provisioners(context, communicator, data))

@@ -13,7 +13,8 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.options.filters import selects
+from packer_plugin_osc_chroot.options.blocks import OmiFilter
+from packer_plugin_osc_chroot.options.filters import api_filters, selects, wanted_tags
 from packer_plugin_osc_chroot.resources.image import Json, read_image
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,8 @@ class Wanted:
     """Which OMI to start from. `filters` are the API's own (FiltersImage), None without a filter block.
 
     `tags` must all be there, `*` in a value stands for any text: to the API several are alternatives.
-    `owners` are account ids, account aliases and `self`.
+    `owners` are account ids, account aliases and `self`. `block` is where a template has these options,
+    empty for a data source, which has them at its top.
     """
 
     image_id: str
@@ -38,6 +40,28 @@ class Wanted:
     tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     owners: Sequence[str] = ()
     most_recent: bool = False
+    block: str = "source_omi_filter"
+
+    @property
+    def place(self) -> str:
+        """What an error about all of it is called by."""
+        return self.block or "filters"
+
+    @property
+    def owners_place(self) -> str:
+        return f"{self.block}.owners" if self.block else "owners"
+
+
+def wanted_by(chosen: OmiFilter, *, image_id: str = "", block: str = "source_omi_filter") -> Wanted:
+    """What a template's filters ask for."""
+    return Wanted(
+        image_id,
+        filters=api_filters(chosen.filters or {}),
+        tags=wanted_tags(chosen.filters or {}),
+        owners=chosen.owners,
+        most_recent=chosen.most_recent,
+        block=block,
+    )
 
 
 def find_source(
@@ -57,7 +81,7 @@ def find_source(
                 hint="Check the id; ids differ between Regions",
             )
         return found
-    owners = _owners(wanted.owners, account_id)
+    owners = _owners(wanted, account_id)
     # An OMI that is not available cannot be built from.
     filters = {"States": ["available"], **wanted.filters}
     matching = [
@@ -69,22 +93,23 @@ def find_source(
         return matching[0]
     if matching:
         raise BuildError(
-            f"source_omi_filter: {len(matching)} OMIs match, expected one",
+            f"{wanted.place}: {len(matching)} OMIs match, expected one",
             hint="Narrow the filters, or set most_recent = true for the newest",
             details=_listed(matching),
         )
     raise _none(cloud, wanted, owners, token=token)
 
 
-def _owners(owners: Sequence[str], account_id: Callable[[], str]) -> list[dict[str, list[str]]]:
+def _owners(wanted: Wanted, account_id: Callable[[], str]) -> list[dict[str, list[str]]]:
     """As filters, of which one must match: the API joins ids and aliases with an "and"."""
+    owners = wanted.owners
     ids = [owner for owner in owners if owner.isdigit()]
     aliases = [owner for owner in owners if not owner.isdigit() and owner != _SELF]
     if _SELF in owners:
         own = account_id()
         if not own:
             raise BuildError(
-                'source_omi_filter.owners: "self" is not known: these credentials may not call'
+                f'{wanted.owners_place}: "self" is not known: these credentials may not call'
                 " ReadAccounts",
                 hint="Write the account's id instead",
             )
@@ -168,14 +193,14 @@ def _none(
             )
         owner = image.get("AccountAlias") or image.get("AccountId")
         return BuildError(
-            f"source_omi_filter: source_omi {wanted.image_id} does not satisfy it",
+            f"{wanted.place}: source_omi {wanted.image_id} does not satisfy it",
             hint="Correct the filters or owners, or leave one of the two options out",
             details=[f"{_listed([image])[0]}, of {owner}, {image.get('State')}"],
         )
     there = _matching(cloud, {}, owners, "", token=token)
     shown = [f"OMIs of {', '.join(wanted.owners)}:", *(f"  {line}" for line in _listed(there))]
     return BuildError(
-        f"source_omi_filter: no OMI in Region {cloud.region} matches",
+        f"{wanted.place}: no OMI in Region {cloud.region} matches",
         hint="Correct the filters or owners",
         details=shown if there else [f"{', '.join(wanted.owners)}: no OMI is shown at all"],
     )

@@ -3,8 +3,11 @@
 The stream to Packer is made in `service/stream.py`; secrets are removed on the way, in `redaction.py`.
 """
 
+import logging
 from collections.abc import Iterable
 from typing import Protocol
+
+from packer_plugin_osc_chroot.errors import BuildError
 
 
 def printable(text: str) -> str:
@@ -29,6 +32,28 @@ class Ui(Protocol):
 
     def ask(self, query: str) -> str:
         """Ask the user. Raises BuildError where nobody can answer."""
+
+
+class LogUi:
+    """For what has no screen: a data source. Nobody is there to answer."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+
+    def say(self, text: str) -> None:
+        self._log.info("%s", text)
+
+    def message(self, text: str) -> None:
+        self._log.info("%s", text)
+
+    def error(self, text: str) -> None:
+        self._log.error("%s", text)
+
+    def machine(self, category: str, *args: str) -> None:
+        self._log.info("%s", ",".join((category, *args)))
+
+    def ask(self, query: str) -> str:
+        raise BuildError(f"{query}: there is nobody to ask")
 
 
 class RecordingUi:

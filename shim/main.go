@@ -19,6 +19,7 @@ import (
 
 	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/builder"
 	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/components"
+	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/datasource"
 	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/lifetime"
 	"github.com/outscale/packer-plugin-osc-chroot/shim/internal/service"
 )
@@ -52,8 +53,7 @@ func run(arguments []string) error {
 	switch words[0] {
 	case "describe":
 		// Not connected: nothing in a description needs the service.
-		plugins, _ := register(set, nil, nil)
-		return plugins.RunCommand(arguments...)
+		return register(set, nil, nil).plugins.RunCommand(arguments...)
 	case "start":
 		return start(set, arguments)
 	case "--version", "version":
@@ -85,22 +85,35 @@ func run(arguments []string) error {
 	return become(argv, os.Environ())
 }
 
-// register makes the SDK's plugin set of the components.
-func register(
-	set components.Set, python builder.Service, successor func() builder.Service,
-) (*plugin.Set, []*builder.Builder) {
-	plugins := plugin.NewSet()
-	plugins.SetVersion(version.NewRawVersion(set.Version))
-	var builders []*builder.Builder
-	for _, component := range set.Components {
-		if component.Kind != components.KindBuilder {
-			continue
+// component is what Packer may start here.
+type component interface {
+	// Shutdown cancels what runs and waits for its end. It says whether there was anything.
+	Shutdown() bool
+}
+
+// registered is the SDK's plugin set, and what is in it.
+type registered struct {
+	plugins     *plugin.Set
+	builders    []component
+	dataSources []component
+}
+
+func register(set components.Set, python builder.Service, successor func() builder.Service) registered {
+	made := registered{plugins: plugin.NewSet()}
+	made.plugins.SetVersion(version.NewRawVersion(set.Version))
+	for _, each := range set.Components {
+		switch each.Kind {
+		case components.KindBuilder:
+			b := builder.New(each, python, successor)
+			made.builders = append(made.builders, b)
+			made.plugins.RegisterBuilder(each.RegisteredName(), b)
+		case components.KindDataSource:
+			d := datasource.New(each, python)
+			made.dataSources = append(made.dataSources, d)
+			made.plugins.RegisterDatasource(each.RegisteredName(), d)
 		}
-		made := builder.New(component, python, successor)
-		builders = append(builders, made)
-		plugins.RegisterBuilder(component.RegisteredName(), made)
 	}
-	return plugins, builders
+	return made
 }
 
 // start serves one component to Packer until Packer has enough of it.
@@ -110,9 +123,15 @@ func start(set components.Set, arguments []string) error {
 	}
 	// The SDK takes care of SIGINT only once Packer is connected. It is not set to be ignored, since
 	// that would be inherited.
-	signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, os.Interrupt)
 	python := service.Start(set.Version, service.Locate)
-	plugins, builders := register(set, python, func() builder.Service { return python.Successor() })
+	made := register(set, python, func() builder.Service { return python.Successor() })
+	go func() {
+		<-interrupted
+		// Packer cancels builders, but not data sources: it waits for them.
+		shutdown(made.dataSources)
+	}()
 
 	// The service undoes what it did without us; Packer must not be made to wait for that.
 	lifetime.WatchParent(func() {
@@ -124,14 +143,14 @@ func start(set components.Set, arguments []string) error {
 	go func() {
 		<-terminated
 		log.Printf("[INFO] SIGTERM: cancelling what runs")
-		if shutdown(builders) {
+		if shutdown(slices.Concat(made.builders, made.dataSources)) {
 			time.Sleep(answerTime)
 		}
 		python.Close()
 		os.Exit(1)
 	}()
 
-	err := plugins.RunCommand(arguments...)
+	err := made.plugins.RunCommand(arguments...)
 	python.Close()
 	if err != nil && !errors.Is(err, plugin.ErrManuallyStartedPlugin) {
 		return fmt.Errorf("serving Packer: %w", err)
@@ -139,12 +158,12 @@ func start(set components.Set, arguments []string) error {
 	return err
 }
 
-// shutdown cancels all builds and waits for their end. It says whether there were any.
-func shutdown(builders []*builder.Builder) bool {
+// shutdown cancels all that runs and waits for its end. It says whether there was anything.
+func shutdown(running []component) bool {
 	var waiting sync.WaitGroup
-	results := make([]bool, len(builders))
-	for i, b := range builders {
-		waiting.Go(func() { results[i] = b.Shutdown() })
+	results := make([]bool, len(running))
+	for i, each := range running {
+		waiting.Go(func() { results[i] = each.Shutdown() })
 	}
 	waiting.Wait()
 	return slices.Contains(results, true)

@@ -62,6 +62,9 @@ func TestDescribe(t *testing.T) {
 		if fmt.Sprint(description.Builders) != "["+plugin.DEFAULT_NAME+"]" {
 			t.Errorf("%v", description.Builders)
 		}
+		if fmt.Sprint(description.Datasources) != "[identity omi]" {
+			t.Errorf("%v", description.Datasources)
+		}
 	}
 }
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.options.config import AccessOptions
 
 # In the order in which they are looked at: today's name, then the older one.
 _ENVIRONMENT: Mapping[str, tuple[str, ...]] = {
@@ -105,7 +105,7 @@ def half_pair_problem(values: Mapping[str, Any], environ: Mapping[str, str]) -> 
     return None
 
 
-def find_credentials(config: Config, environ: Mapping[str, str]) -> Credentials:
+def find_credentials(config: AccessOptions, environ: Mapping[str, str]) -> Credentials:
     """Raises BuildError where there are none, or a file that is asked for cannot be used."""
     if config.mfa_code:
         raise BuildError(f"mfa_code: {MFA_PROBLEM}", hint="Leave mfa_code out")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import requests
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.options.config import Config
 
 DEFAULT_URL = "http://169.254.169.254"
@@ -40,8 +40,23 @@ def read_identity(config: Config, environ: Mapping[str, str], *, token: CancelTo
             "skip_metadata_api_check: without the metadata service this VM is not known",
             hint="Set vm_id to its id",
         )
-    base = (config.metadata_url or environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+    base = _base(config.metadata_url, environ)
     return abandonable(lambda: _read_identity(base, config.subregion), token=token, name="metadata")
+
+
+def region_if_known(environ: Mapping[str, str], *, token: CancelToken) -> str:
+    """The Region of this VM; empty where this is none."""
+    base = _base("", environ)
+    try:
+        return abandonable(lambda: _read_identity(base, ""), token=token, name="metadata").region
+    except Cancelled:
+        raise
+    except BuildError:
+        return ""
+
+
+def _base(option: str, environ: Mapping[str, str]) -> str:
+    return (option or environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
 
 
 def _read_identity(base: str, subregion: str) -> Identity:

@@ -8,7 +8,8 @@ path, and only what Packer hands over as a stream travels as one. Every call car
 `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 
-Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user.
+Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user (for a
+data source, which has no Ui, details follow it on lines of their own).
 CANCELLED means that the build was cancelled; FAILED_PRECONDITION, that it failed for a reason
 the user can act on; UNAVAILABLE, that the service is ending; INTERNAL, a defect of this plugin.
 """
@@ -116,6 +117,96 @@ class PrepareResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrepareResponse: _TypeAlias = PrepareResponse  # noqa: Y015
+
+@_typing.final
+class ConfigureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPONENT_FIELD_NUMBER: _builtins.int
+    DATA_SOURCE_ID_FIELD_NUMBER: _builtins.int
+    RAW_CONFIG_FIELD_NUMBER: _builtins.int
+    data_source_id: _builtins.str
+    """Chosen by the shim, unique among its data sources."""
+    raw_config: _builtins.bytes
+    """The block as Packer gave it, a JSON object. What is not set is null."""
+    @_builtins.property
+    def component(self) -> Global___Component: ...
+    def __init__(
+        self,
+        *,
+        component: Global___Component | None = ...,
+        data_source_id: _builtins.str = ...,
+        raw_config: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["component", b"component"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["component", b"component", "data_source_id", b"data_source_id", "raw_config", b"raw_config"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigureRequest: _TypeAlias = ConfigureRequest  # noqa: Y015
+
+@_typing.final
+class ConfigureResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ERRORS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Every problem found, each one line that names its option. Empty: the configuration is good."""
+
+    def __init__(
+        self,
+        *,
+        errors: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["errors", b"errors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ConfigureResponse: _TypeAlias = ConfigureResponse  # noqa: Y015
+
+@_typing.final
+class ExecuteRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_SOURCE_ID_FIELD_NUMBER: _builtins.int
+    data_source_id: _builtins.str
+    """A data source that was configured."""
+    def __init__(
+        self,
+        *,
+        data_source_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_source_id", b"data_source_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteRequest: _TypeAlias = ExecuteRequest  # noqa: Y015
+
+@_typing.final
+class ExecuteResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUE_JSON_FIELD_NUMBER: _builtins.int
+    value_json: _builtins.bytes
+    """A JSON object with every attribute of the component's output spec."""
+    def __init__(
+        self,
+        *,
+        value_json: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["value_json", b"value_json"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExecuteResponse: _TypeAlias = ExecuteResponse  # noqa: Y015
 
 @_typing.final
 class RunRequest(_message.Message):

@@ -197,6 +197,129 @@ class Builder:
             _registered_method=True)
 
 
+class DataSourceStub:
+    """DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+    `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+    """
+
+    def __init__(self, channel):
+        """Constructor.
+
+        Args:
+            channel: A grpc.Channel.
+        """
+        self.Configure = channel.unary_unary(
+                '/osc_chroot.v1.DataSource/Configure',
+                request_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ConfigureRequest.SerializeToString,
+                response_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ConfigureResponse.FromString,
+                _registered_method=True)
+        self.Execute = channel.unary_unary(
+                '/osc_chroot.v1.DataSource/Execute',
+                request_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ExecuteRequest.SerializeToString,
+                response_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ExecuteResponse.FromString,
+                _registered_method=True)
+
+
+class DataSourceServicer:
+    """DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+    `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+    """
+
+    def Configure(self, request, context):
+        """Configure checks the options, as Builder.Prepare does.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Execute(self, request, context):
+        """Execute asks the API.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+
+def add_DataSourceServicer_to_server(servicer, server):
+    rpc_method_handlers = {
+            'Configure': grpc.unary_unary_rpc_method_handler(
+                    servicer.Configure,
+                    request_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ConfigureRequest.FromString,
+                    response_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ConfigureResponse.SerializeToString,
+            ),
+            'Execute': grpc.unary_unary_rpc_method_handler(
+                    servicer.Execute,
+                    request_deserializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ExecuteRequest.FromString,
+                    response_serializer=packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ExecuteResponse.SerializeToString,
+            ),
+    }
+    generic_handler = grpc.method_handlers_generic_handler(
+            'osc_chroot.v1.DataSource', rpc_method_handlers)
+    server.add_generic_rpc_handlers((generic_handler,))
+    server.add_registered_method_handlers('osc_chroot.v1.DataSource', rpc_method_handlers)
+
+
+ # This class is part of an EXPERIMENTAL API.
+class DataSource:
+    """DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+    `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+    """
+
+    @staticmethod
+    def Configure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/osc_chroot.v1.DataSource/Configure',
+            packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ConfigureRequest.SerializeToString,
+            packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ConfigureResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Execute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/osc_chroot.v1.DataSource/Execute',
+            packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ExecuteRequest.SerializeToString,
+            packer__plugin__osc__chroot_dot_contract_dot_plugin__pb2.ExecuteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+
 class CommunicatorStub:
     """Communicator gives provisioners the inside of the chroot. Paths named `remote` are resolved inside
     the root as its own kernel view would resolve them; paths named `local` are absolute paths of the host.

@@ -8,7 +8,8 @@ path, and only what Packer hands over as a stream travels as one. Every call car
 `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 
-Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user.
+Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user (for a
+data source, which has no Ui, details follow it on lines of their own).
 CANCELLED means that the build was cancelled; FAILED_PRECONDITION, that it failed for a reason
 the user can act on; UNAVAILABLE, that the service is ending; INTERNAL, a defect of this plugin.
 """
@@ -120,6 +121,55 @@ class BuilderServicer(metaclass=_abc_1.ABCMeta):
         """
 
 def add_BuilderServicer_to_server(servicer: BuilderServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
+
+class DataSourceStub:
+    """DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+    `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+    """
+
+    @_typing.overload
+    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
+    @_typing.overload
+    def __new__(cls, channel: _aio.Channel) -> DataSourceAsyncStub: ...
+    Configure: _grpc.UnaryUnaryMultiCallable[_plugin_pb2.ConfigureRequest, _plugin_pb2.ConfigureResponse]
+    """Configure checks the options, as Builder.Prepare does."""
+    Execute: _grpc.UnaryUnaryMultiCallable[_plugin_pb2.ExecuteRequest, _plugin_pb2.ExecuteResponse]
+    """Execute asks the API."""
+
+@_typing.type_check_only
+class DataSourceAsyncStub(DataSourceStub):
+    """DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+    `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+    """
+
+    def __init__(self, channel: _aio.Channel) -> None: ...
+    Configure: _aio.UnaryUnaryMultiCallable[_plugin_pb2.ConfigureRequest, _plugin_pb2.ConfigureResponse]  # type: ignore[assignment]
+    """Configure checks the options, as Builder.Prepare does."""
+    Execute: _aio.UnaryUnaryMultiCallable[_plugin_pb2.ExecuteRequest, _plugin_pb2.ExecuteResponse]  # type: ignore[assignment]
+    """Execute asks the API."""
+
+class DataSourceServicer(metaclass=_abc_1.ABCMeta):
+    """DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+    `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+    """
+
+    @_abc_1.abstractmethod
+    def Configure(
+        self,
+        request: _plugin_pb2.ConfigureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_plugin_pb2.ConfigureResponse, _abc.Awaitable[_plugin_pb2.ConfigureResponse]]:
+        """Configure checks the options, as Builder.Prepare does."""
+
+    @_abc_1.abstractmethod
+    def Execute(
+        self,
+        request: _plugin_pb2.ExecuteRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_plugin_pb2.ExecuteResponse, _abc.Awaitable[_plugin_pb2.ExecuteResponse]]:
+        """Execute asks the API."""
+
+def add_DataSourceServicer_to_server(servicer: DataSourceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class CommunicatorStub:
     """Communicator gives provisioners the inside of the chroot. Paths named `remote` are resolved inside

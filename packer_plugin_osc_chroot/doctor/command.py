@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from packer_plugin_osc_chroot.commands import HelpFormatter, exit_status
 from packer_plugin_osc_chroot.doctor import machine
 from packer_plugin_osc_chroot.doctor.finding import Finding, State
 from packer_plugin_osc_chroot.doctor.journals import check_journals
@@ -16,13 +17,11 @@ from packer_plugin_osc_chroot.ui import printable
 from packer_plugin_osc_chroot.version import VERSION
 
 PROGRAM = "packer-plugin-osc-chroot doctor"
-_DESCRIPTION = "Says what would stop a build on this machine. Nothing is made or changed."
-_STATUS = """
-exit status:
-  0  nothing found that would stop a build (there may be warnings)
-  1  something would: the lines that begin with "problem"
-  2  the command line is wrong
-"""
+_DESCRIPTION = "Say what would stop a build on this machine. Nothing is made or changed."
+_STATUS = exit_status(
+    done="nothing found that would stop a build (there may be warnings)",
+    failed='something would: the lines that begin with "problem"',
+)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description=_DESCRIPTION,
         epilog=_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     made.add_argument("--json", action="store_true", help="print one JSON object")
     return made

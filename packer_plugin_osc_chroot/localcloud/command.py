@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from packer_plugin_osc_chroot.commands import HelpFormatter, exit_status
 from packer_plugin_osc_chroot.localcloud.command_look import add_clean, add_export, add_status
 from packer_plugin_osc_chroot.localcloud.command_run import add_run
 from packer_plugin_osc_chroot.localcloud.command_serve import add_serve
@@ -15,7 +16,11 @@ from packer_plugin_osc_chroot.localcloud.tell import PROGRAM, say
 from packer_plugin_osc_chroot.localcloud.toml_file import FileError
 
 _DESCRIPTION = "A simulated OUTSCALE Region on this machine: no account, no cost."
-_EPILOG = f"`{PROGRAM} ACTION --help` tells the rest: start with run."
+_EPILOG = f"""\
+{PROGRAM} ACTION --help tells the rest: start with run.
+
+{exit_status()}run ends with the status of its command.
+"""
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +50,9 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG)
+    made = argparse.ArgumentParser(
+        prog=PROGRAM, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=HelpFormatter
+    )
     actions = made.add_subparsers(metavar="ACTION", dest="action", required=True)
     for add in (add_run, add_serve, add_status, add_export, add_clean):
         add(actions)

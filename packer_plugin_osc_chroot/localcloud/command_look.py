@@ -1,11 +1,14 @@
 """`localcloud status`, `export` and `clean`: at Regions that run, and at those kept in directories."""
 
 import argparse
+import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 
+from packer_plugin_osc_chroot.commands import HelpFormatter, exit_status
 from packer_plugin_osc_chroot.localcloud import saved
 from packer_plugin_osc_chroot.localcloud.command_serve import export_lines
 from packer_plugin_osc_chroot.localcloud.control import NotRunning, Running, running
@@ -27,12 +30,20 @@ def add_status(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="what exists in a Region, and what is left over",
         description="List the OMIs, snapshots and volumes of every Region that runs on this machine,"
         " or of the one kept in a directory, and say what is left over: what belongs to no OMI.",
+        epilog=exit_status(),
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--state", metavar="DIR", type=Path, help=_STATE_HELP)
-    parser.add_argument(
+    alone = parser.add_mutually_exclusive_group()
+    alone.add_argument(
         "--exports",
         action="store_true",
         help="print what a shell has to set to use the Region, and nothing else",
+    )
+    alone.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object: regions, a list of what each has",
     )
     parser.set_defaults(follow=status)
 
@@ -43,6 +54,8 @@ def add_export(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         help="write an OMI's root volume as a raw disk image",
         description="Write the root volume of OMI to FILE as a raw disk image, which QEMU and"
         " losetup take as it is. FILE is replaced, in one step.",
+        epilog=exit_status(),
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("omi", metavar="OMI", help="its id (status lists them)")
     parser.add_argument("file", metavar="FILE", type=Path)
@@ -57,6 +70,8 @@ def add_clean(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         description="Remove the mounts, loop devices, device nodes, links and files of localclouds"
         " that were killed, and end processes that hold on to them. Those that run, and what is kept in"
         " directories (--state), stay as they are. Starting a localcloud does the same.",
+        epilog=exit_status(),
+        formatter_class=HelpFormatter,
     )
     parser.set_defaults(follow=clean_up)
 
@@ -66,23 +81,27 @@ def status(options: argparse.Namespace, command: Sequence[str]) -> int:
         environment: dict[str, str] = _one(options.state).ask("environment")
         print("\n".join(export_lines(environment)))
         return 0
-    found = _found(options.state)
-    if options.state is not None and not found:
-        print(f"Region in {options.state}, not running:")
-        _show(take_inventory(_saved(options.state)))
-        return 0
-    if not found:
-        print("no localcloud runs here")
-    for each in found:
+    shown: list[tuple[str, dict[str, object], Inventory]] = []
+    for each in _found(options.state):
         about = each.ask("about")
-        print(f"Region at {about['url']}, process {about['pid']}, in {about['directory']}:")
-        _show(Inventory(**each.ask("inventory")))
+        title = f"Region at {about['url']}, process {about['pid']}, in {about['directory']}:"
+        known = {key: about[key] for key in ("url", "pid", "directory")}
+        shown.append((title, known, Inventory(**each.ask("inventory"))))
+    if options.state is not None and not shown:
+        title = f"Region in {options.state}, not running:"
+        known = {"url": None, "pid": None, "directory": os.path.realpath(options.state)}
+        shown.append((title, known, take_inventory(_saved(options.state))))
+    if options.json:
+        regions = [{**known, **asdict(inventory)} for _, known, inventory in shown]
+        print(json.dumps({"regions": regions}, indent=2))
+        return 0
+    if not shown:
+        print("no localcloud runs here")
+    for title, _, inventory in shown:
+        print(title)
+        for line in inventory.lines():
+            print(f"  {line}")
     return 0
-
-
-def _show(inventory: Inventory) -> None:
-    for line in inventory.lines():
-        print(f"  {line}")
 
 
 def export(options: argparse.Namespace, command: Sequence[str]) -> int:

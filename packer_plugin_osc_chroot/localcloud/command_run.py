@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from packer_plugin_osc_chroot.commands import HelpFormatter
 from packer_plugin_osc_chroot.localcloud import examples
 from packer_plugin_osc_chroot.localcloud.child import Child
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
@@ -38,15 +39,17 @@ passed on to COMMAND, SIGQUIT as SIGTERM; a second one kills it. Where what COMM
 being undone when it has ended, that is waited for: any of these signals ends the waiting. Processes
 that COMMAND left in the Region's disks are ended.
 
-Exit status: that of COMMAND (128 + N when signal N ended it); 1 when COMMAND succeeded but a
-defect was recorded (what harms data on a real Region: unlinking a mounted volume, say), or it made
-no OMI to export; 2 for a wrong command line; 127 when COMMAND could not be started.
-
 example:
   {PROGRAM} run --source-omi ami-12345678=debian.raw --export new.raw \\
       -- packer build template.pkr.hcl
 
-{examples.epilog()}"""
+{examples.epilog()}
+exit status: that of COMMAND (128+N: signal N ended it), but
+  1    COMMAND succeeded, but a defect was recorded (what harms data on a real Region: unlinking a
+       mounted volume, say), or it made no OMI to export
+  2    the command line is wrong; nothing was done
+  127  COMMAND could not be started
+"""
 
 # How long what COMMAND left may go without a call before nobody is taken to be undoing it, and how
 # long that is waited for in all.
@@ -61,7 +64,7 @@ def add_run(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
         usage="%(prog)s [options] -- COMMAND...",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add_region_options(parser)
     parser.add_argument(

@@ -5,6 +5,7 @@ import shlex
 import signal
 from collections.abc import Mapping, Sequence
 
+from packer_plugin_osc_chroot.commands import HelpFormatter, exit_status
 from packer_plugin_osc_chroot.localcloud import examples
 from packer_plugin_osc_chroot.localcloud.region_options import (
     UsageError,
@@ -29,7 +30,8 @@ _EPILOG = f"""\
 example:
   {PROGRAM} serve --state region --source-omi ami-12345678=debian.raw
 
-{examples.epilog()}"""
+{examples.epilog()}
+{exit_status(done="it was told to end, and is gone")}"""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 # These would win over what is exported, or mix with it.
 _OTHER_VARIABLES = (
@@ -52,7 +54,7 @@ def add_serve(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="keep a Region up, and print what to export",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add_region_options(parser)
     parser.set_defaults(follow=serve)

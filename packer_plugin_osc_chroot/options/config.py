@@ -44,12 +44,8 @@ class Packer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """One build's options, checked. Those with `fields` still hold templates.
-
-    Empty strings and 0 mean "not set", as they do for Packer's own builders. Durations are in
-    seconds.
-    """
+class AccessOptions:
+    """How the API is reached, and by whom: options of the builder and of the data sources alike."""
 
     access_key: str = option(
         "The access key of your OUTSCALE account. Default: the environment's `OSC_ACCESS_KEY`"
@@ -88,14 +84,11 @@ class Config:
         default="",
     )
     region: str = option(
-        "The Region to build in, such as `eu-west-2`: the one this VM runs in. Default: the"
+        "The Region, such as `eu-west-2`; builds are in the one that this VM runs in. Default: the"
         " environment's `OSC_REGION` (or `OUTSCALE_REGION`), the profile file, then the VM's"
         " metadata.",
         default="",
         check=checks.region,
-    )
-    skip_region_validation: bool = option(
-        "Do not ask the API whether it knows the Region.", default=False
     )
     custom_endpoint_oapi: str = option(
         "Another endpoint of the OUTSCALE API than the Region's own, with or without scheme, port"
@@ -109,6 +102,19 @@ class Config:
         "Accept any TLS certificate from the endpoint. For test endpoints only. The environment's"
         " `OSC_TLS_SKIP_VERIFY=true` does the same.",
         default=False,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(AccessOptions):
+    """One build's options, checked. Those with `fields` still hold templates.
+
+    Empty strings and 0 mean "not set", as they do for Packer's own builders. Durations are in
+    seconds.
+    """
+
+    skip_region_validation: bool = option(
+        "Do not ask the API whether it knows the Region.", default=False
     )
     vm_id: str = option(
         "The id of the VM that packer runs on, for where its metadata service is out of reach. With"

@@ -12,7 +12,8 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cloud.credentials import from_environment
 from packer_plugin_osc_chroot.options.access import check_access
-from packer_plugin_osc_chroot.options.config import COMPONENT_NAME, Config, Packer
+from packer_plugin_osc_chroot.options.config import COMPONENT_NAME, AccessOptions, Config, Packer
+from packer_plugin_osc_chroot.options.data_sources import DataSource
 from packer_plugin_osc_chroot.options.declaration import Kind, options_of
 from packer_plugin_osc_chroot.options.decode import decode
 from packer_plugin_osc_chroot.options.rendering import rendered
@@ -65,27 +66,75 @@ def prepare(
         started_at=started_at,
     )
     report = Report()
-    table = options_of(Config)
-    values = read_rows(table, rendered(table, raw, scope, report), "", report)
-    check_access(values, environ, report)
+    values = _read(Config, raw, scope, environ, report)
     region = values.get("region") or from_environment(environ, "region")
     region = "" if report.has_failed("region") else region
     Rules(values, region=region, is_forced=packer.force, report=report).check()
-    secrets = [values[row.name] for row in table if row.secret and values.get(row.name)]
+    secrets = _secrets(Config, values)
     secrets += [packer.user_variables.get(name, "") for name in packer.sensitive_variables]
-    # An empty string is "not set" wherever the default is something.
-    given = {
-        row.name: values[row.name]
-        for row in table
-        if row.name in values and not (row.kind is Kind.STRING and values[row.name] == "")
-    }
     return Prepared(
-        config=None if report.errors else Config(**given, packer=packer),
+        config=None if report.errors else Config(**_given(Config, values), packer=packer),
         scope=scope,
         secrets=tuple(secret for secret in secrets if secret),
         warnings=tuple(report.warnings),
         errors=tuple(report.errors),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedDataSource:
+    """As `Prepared`. Packer has no place for warnings of a data source: they are for the log."""
+
+    options: AccessOptions | None
+    secrets: tuple[str, ...]
+    warnings: tuple[str, ...]
+    errors: tuple[str, ...]
+
+
+def prepare_data_source(
+    source: DataSource,
+    raw: Mapping[str, Any],
+    *,
+    started_at: datetime,
+    environ: Mapping[str, str],
+) -> PreparedDataSource:
+    """As `prepare`, for one block of an HCL2 template: what is not set is null there."""
+    report = Report()
+    set_ = {key: value for key, value in raw.items() if value is not None}
+    values = _read(source.options, set_, Scope(started_at=started_at), environ, report)
+    return PreparedDataSource(
+        options=None if report.errors else source.options(**_given(source.options, values)),
+        secrets=tuple(_secrets(source.options, values)),
+        warnings=tuple(report.warnings),
+        errors=tuple(report.errors),
+    )
+
+
+def _read(
+    table: type,
+    raw: Mapping[str, Any],
+    scope: Scope,
+    environ: Mapping[str, str],
+    report: Report,
+) -> dict[str, Any]:
+    """The values of a table that has AccessOptions; what is wrong with each, and with the access."""
+    rows = options_of(table)
+    values = read_rows(rows, rendered(rows, raw, scope, report), "", report)
+    check_access(values, environ, report)
+    return values
+
+
+def _secrets(table: type, values: Mapping[str, Any]) -> list[str]:
+    return [values[row.name] for row in options_of(table) if row.secret and values.get(row.name)]
+
+
+def _given(table: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """An empty string is "not set" wherever the default is something."""
+    return {
+        row.name: values[row.name]
+        for row in options_of(table)
+        if row.name in values and not (row.kind is Kind.STRING and values[row.name] == "")
+    }
 
 
 def _packer(raw: Mapping[str, Any]) -> Packer:

@@ -17,6 +17,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
+from packer_plugin_osc_chroot.commands import HelpFormatter, exit_status
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.journal.dead import DeadJournal, client_tokens, dead_journals
@@ -184,6 +185,11 @@ def parser() -> argparse.ArgumentParser:
         prog="packer-plugin-osc-chroot reclaim",
         description="Undo what builds left that were killed on this VM, or kept by -on-error=abort."
         " Credentials are taken from the environment or ~/.osc/config.json.",
+        epilog=exit_status(
+            done="nothing is left that should have gone",
+            failed="something is, or could not be looked for",
+        ),
+        formatter_class=HelpFormatter,
     )
     made.add_argument("--dry-run", action="store_true", help="only say what there is")
     made.add_argument("--json", action="store_true", help="report as one JSON object")

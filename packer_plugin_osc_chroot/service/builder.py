@@ -21,7 +21,7 @@ from packer_plugin_osc_chroot.service.registry import (
     PreparedBuilder,
     Registry,
 )
-from packer_plugin_osc_chroot.service.status import abort
+from packer_plugin_osc_chroot.service.status import abort, no_such_component
 
 if TYPE_CHECKING:
     from packer_plugin_osc_chroot.context import Communicator, Context
@@ -44,11 +44,7 @@ class BuilderService(rpc.BuilderServicer):
         registry = self._registry
         component = (request.component.kind, request.component.name)
         if component != (COMPONENT_KIND, COMPONENT_NAME):
-            context.abort(
-                grpc.StatusCode.NOT_FOUND,
-                f"there is no {component[0]} {component[1]}: the shim and the service are of"
-                " different versions",
-            )
+            no_such_component(context, request.component)
         try:
             raw_configs = [load_json(raw) for raw in request.raw_configs]
         except RecursionError:

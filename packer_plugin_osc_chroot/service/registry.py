@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.options.config import AccessOptions
 from packer_plugin_osc_chroot.options.prepare import Prepared
 from packer_plugin_osc_chroot.redaction import Redactor
 
@@ -31,7 +32,8 @@ class OpenCommunicator:
 
 
 class Registry:
-    """What lives between calls: prepared builders, running builds, communicators, artifacts."""
+    """What lives between calls: prepared builders and data sources, running builds, communicators,
+    artifacts."""
 
     def __init__(self, *, environ: Mapping[str, str], redact: Redactor) -> None:
         self.environ = environ
@@ -39,6 +41,8 @@ class Registry:
         self.started_at = datetime.now(UTC)
         self.lock = threading.Lock()
         self.builders: dict[str, PreparedBuilder] = {}
+        self.data_sources: dict[str, AccessOptions] = {}
+        self.evaluations: set[CancelToken] = set()
         self.communicators: dict[str, OpenCommunicator] = {}
         self.artifacts: dict[str, Artifact] = {}
         self.threads: set[threading.Thread] = set()
@@ -46,6 +50,9 @@ class Registry:
     def cancel_all(self, reason: str) -> None:
         with self.lock:
             builders = list(self.builders.values())
+            evaluations = list(self.evaluations)
+        for evaluation in evaluations:
+            evaluation.cancel(reason)
         for builder in builders:
             # Nobody is left to clean up what -on-error would keep.
             builder.token.cancel(reason, abandoned=True)

@@ -31,6 +31,7 @@ from packer_plugin_osc_chroot.redaction import RedactingFormatter, Redactor
 from packer_plugin_osc_chroot.service.artifact import ArtifactService
 from packer_plugin_osc_chroot.service.builder import BuilderService
 from packer_plugin_osc_chroot.service.communicator import CommunicatorService
+from packer_plugin_osc_chroot.service.data_source import DataSourceService
 from packer_plugin_osc_chroot.service.registry import Registry
 from packer_plugin_osc_chroot.version import VERSION
 
@@ -88,6 +89,7 @@ def _start(socket: Path, token: str, registry: Registry) -> tuple[grpc.Server, s
     )
     rpc.add_BuilderServicer_to_server(BuilderService(registry), server)
     rpc.add_CommunicatorServicer_to_server(CommunicatorService(registry), server)
+    rpc.add_DataSourceServicer_to_server(DataSourceService(registry), server)
     rpc.add_ArtifactServicer_to_server(ArtifactService(registry), server)
     address = f"unix:{socket}"
     if hasattr(sockets, "AF_UNIX"):

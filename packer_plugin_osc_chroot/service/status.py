@@ -5,16 +5,36 @@ from typing import NoReturn
 
 import grpc
 
+from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.redaction import Redactor
 
 log = logging.getLogger(__name__)
 
 
-def abort(context: grpc.ServicerContext, error: Exception, redact: Redactor) -> NoReturn:
-    """End the call with one line for the user; what is no BuildError is a defect of ours."""
+def abort(
+    context: grpc.ServicerContext,
+    error: Exception,
+    redact: Redactor,
+    *,
+    with_details: bool = False,
+) -> NoReturn:
+    """End the call with one line for the user; what is no BuildError is a defect of ours.
+
+    `with_details`: those of the error follow, where there is no Ui to show them before it.
+    """
     code, text = status_of(error)
+    if with_details and isinstance(error, BuildError):
+        text = "\n".join((text, *error.details))
     context.abort(code, redact(text))
+
+
+def no_such_component(context: grpc.ServicerContext, component: pb.Component) -> NoReturn:
+    context.abort(
+        grpc.StatusCode.NOT_FOUND,
+        f"there is no {component.kind} {component.name}: the shim and the service are of different"
+        " versions",
+    )
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:

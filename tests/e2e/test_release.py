@@ -49,6 +49,16 @@ build {
 """
 
 
+WITH_DATA_SOURCE = (
+    TEMPLATE.replace('"ami-00000001"', "data.osc-chroot-omi.base.id")
+    + """
+data "osc-chroot-omi" "base" {
+  owners = ["self"]
+}
+"""
+)
+
+
 def make_release(
     directory: Path, name: str, *arguments: str, version: str = VERSION, **variables: str
 ) -> Path:
@@ -324,9 +334,11 @@ def make_interpreter(directory: Path, distribution: Path | None) -> Path:
     return python
 
 
-def validate(packer: Packer, plugin: Path, home: Path, **variables: str) -> Outcome:
+def validate(
+    packer: Packer, plugin: Path, home: Path, template: str = TEMPLATE, **variables: str
+) -> Outcome:
     home.mkdir()
-    (home / "guest.pkr.hcl").write_text(TEMPLATE)
+    (home / "guest.pkr.hcl").write_text(template)
     extra = {
         "PACKER_CONFIG_DIR": str(home),
         "PACKER_PLUGIN_PATH": str(home / "plugins"),
@@ -341,16 +353,20 @@ def validate(packer: Packer, plugin: Path, home: Path, **variables: str) -> Outc
 def test_without_a_bundle_and_with_the_wheel_it_validates(
     packer: Packer, bare_binary: Path, interpreter: Path, tmp_path: Path
 ) -> None:
-    told = validate(packer, bare_binary, tmp_path / "home", OSC_CHROOT_PYTHON=str(interpreter))
+    told = validate(
+        *(packer, bare_binary, tmp_path / "home", WITH_DATA_SOURCE),
+        OSC_CHROOT_PYTHON=str(interpreter),
+    )
     assert told.status == 0, told.output
     assert "The configuration is valid." in told.output
 
 
+@pytest.mark.parametrize("template", [TEMPLATE, WITH_DATA_SOURCE], ids=["builder", "data-source"])
 def test_without_a_bundle_it_says_what_is_missing(
-    packer: Packer, bare_binary: Path, tmp_path: Path
+    packer: Packer, bare_binary: Path, tmp_path: Path, template: str
 ) -> None:
     python = make_interpreter(tmp_path / "without wheel", None)
-    told = validate(packer, bare_binary, tmp_path / "home", OSC_CHROOT_PYTHON=str(python))
+    told = validate(packer, bare_binary, tmp_path / "home", template, OSC_CHROOT_PYTHON=str(python))
     assert told.status == 1
     assert (
         f"{python} has no package packer_plugin_osc_chroot: install the wheel of version {BEFORE}"
@@ -368,7 +384,8 @@ def test_without_a_bundle_it_says_what_is_missing(
 
     nothing = tmp_path / "nothing"
     nothing.mkdir()
-    told = validate(packer, bare_binary, tmp_path / "bare", PATH=str(nothing), OSC_CHROOT_PYTHON="")
+    nobody = {"PATH": str(nothing), "OSC_CHROOT_PYTHON": ""}
+    told = validate(packer, bare_binary, tmp_path / "bare", template, **nobody)
     assert told.status == 1
     assert (
         "there is no python3 on PATH: this build of the plugin has no Python inside" in told.output

@@ -1,5 +1,6 @@
-"""Destroying what a build left: where that fails, what is still there is named."""
+"""What a finished build tells Packer; and its removal: where that fails, what is left is named."""
 
+import dataclasses
 from typing import Any, cast
 
 import pytest
@@ -31,6 +32,7 @@ def test_what_cannot_be_destroyed_is_named(
     result = Result(
         region="eu-west-2",
         image_id="ami-1",
+        image_name="made",
         snapshot_ids=("snap-1", "snap-2"),
         source_image_id="",
         data={},
@@ -40,3 +42,32 @@ def test_what_cannot_be_destroyed_is_named(
         Artifact(result).destroy()
     assert caught.value.left == left
     assert all(each.split()[1] in caught.value.hint for each in left)
+
+
+def test_what_hcp_packer_is_told() -> None:
+    """The shim's artifact_test.go has the same, and decodes it as Packer does."""
+    result = Result(
+        region="eu-west-2",
+        image_id="ami-1",
+        image_name="made",
+        snapshot_ids=("snap-1",),
+        source_image_id="ami-0",
+        data={"SourceOMIName": "base"},
+        cloud=cast(Cloud, None),
+    )
+    assert Artifact(result).state("par.artifact.metadata") == [
+        {
+            "ImageID": "ami-1",
+            "ProviderName": "osc",
+            "ProviderRegion": "eu-west-2",
+            "SourceImageID": "ami-0",
+            "Labels": {
+                "omi_name": "made",
+                "snapshot_ids": "snap-1",
+                "source_omi_name": "base",
+            },
+        }
+    ]
+    from_scratch = dataclasses.replace(result, source_image_id="", data={"SourceOMIName": ""})
+    (image,) = cast(Any, Artifact(from_scratch).state("par.artifact.metadata"))
+    assert image["SourceImageID"] == "" and "source_omi_name" not in image["Labels"]

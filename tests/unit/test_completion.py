@@ -167,7 +167,7 @@ def test_a_shell_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_help_s_lines_are_those_of_the_guide() -> None:
     """Which tests/e2e/test_documented_commands.py runs."""
-    shown = completion.parser().format_help().split("those to come:\n")[1]
+    shown = completion.parser().format_help().split("those to come:\n")[1].split("\n\n")[0]
     lines = [line[8:].partition("    (")[0] for line in shown.splitlines()]
     (block,) = [
         block.text

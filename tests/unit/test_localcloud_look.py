@@ -1,6 +1,7 @@
 """`localcloud status`, where none, one or several Regions run. Needs no root."""
 
 import fcntl
+import json
 import os
 import secrets
 import threading
@@ -52,6 +53,18 @@ def test_of_several_one_is_named(running: ExitStack, capsys: pytest.CaptureFixtu
         assert f"Region at {cloud.url}" in shown and directory in shown
         assert main(["status", "--exports", "--state", directory]) == 0
         assert cloud.environment()["OSC_ACCESS_KEY"] in capsys.readouterr().out
+
+
+def test_what_a_script_is_told(running: ExitStack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"regions": []}
+    cloud = running.enter_context(LocalCloud())
+    assert main(["status", "--json"]) == 0
+    (region,) = json.loads(capsys.readouterr().out)["regions"]
+    assert (region["url"], region["made"], region["left_over"]) == (cloud.url, [], [])
+    assert region["sources"] and region["pid"] == os.getpid()
+    with pytest.raises(SystemExit):
+        main(["status", "--json", "--exports"])
 
 
 def test_one_that_is_being_started_is_not_in_the_way(

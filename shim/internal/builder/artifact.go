@@ -59,7 +59,10 @@ func (a *artifact) Destroy() error {
 	defer cancel()
 	_, err := a.client.Destroy(ctx, &contract.DestroyRequest{ArtifactId: a.info.ArtifactId})
 	if err != nil {
-		return explain(err, a.service).withLastWords()
+		err = explain(err, a.service).withLastWords()
+		// The SDK's RPC (0.6.10) carries that this failed, but has its own error in place of this text.
+		log.Printf("[ERROR] artifact: %s", err)
+		return err
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (b *Builder) Prepare(raws ...any) (generatedVars []string, warnings []strin
 		BuilderId: b.id,
 	}
 	for _, raw := range raws {
-		config, err := encodeConfig(raw)
+		config, err := EncodeConfig(raw)
 		if err != nil {
 			return nil, nil, err
 		}

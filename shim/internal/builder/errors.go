@@ -14,7 +14,8 @@ import (
 // deathNotice is how long the end of the service's process may come after that of its connection.
 const deathNotice = 2 * time.Second
 
-// failure is an error for the user: one line, and what the service last wrote where it died.
+// failure is an error for the user: one line, and what belongs below it: what the service last wrote
+// where it died, or details where there is no Ui to show them.
 type failure struct {
 	message     string
 	lastWords   string
@@ -31,11 +32,14 @@ func (f *failure) withLastWords() error {
 	return errors.New(f.message + ":\n    " + strings.ReplaceAll(f.lastWords, "\n", "\n    "))
 }
 
+// Explain makes of a failed call what the user is told, where there is no Ui.
+func Explain(err error, service Service) error { return explain(err, service).withLastWords() }
+
 // explain makes of a failed call what the user is told. Statuses of the service carry that already;
 // those of the transport do not.
 func explain(err error, service Service) *failure {
 	state := status.Convert(err)
-	message := firstLine(state.Message())
+	message, details, _ := strings.Cut(strings.TrimSpace(state.Message()), "\n")
 	switch state.Code() {
 	case codes.Unavailable:
 		// From a connection that broke, or a server that ends amid a call; the service itself never says
@@ -55,7 +59,7 @@ func explain(err error, service Service) *failure {
 	if message == "" {
 		message = "the plugin's service gave no reason: " + state.Code().String()
 	}
-	return &failure{message: message}
+	return &failure{message: message, lastWords: details}
 }
 
 // death says that the service is gone, where it is.
@@ -71,9 +75,4 @@ func death(service Service) *failure {
 		lastWords:   lastWords,
 		serviceDied: true,
 	}
-}
-
-func firstLine(text string) string {
-	text, _, _ = strings.Cut(strings.TrimSpace(text), "\n")
-	return strings.TrimSpace(text)
 }

@@ -34,6 +34,7 @@ type fakePython struct {
 
 	prepare func(*contract.PrepareRequest) *contract.PrepareResponse
 	run     func(grpc.BidiStreamingServer[contract.RunRequest, contract.RunEvent]) error
+	state   func(*contract.StateRequest) []byte
 
 	started   func(*contract.RunStart)
 	root      string
@@ -223,6 +224,9 @@ func (f *fakePython) DownloadDir(_ context.Context, request *contract.TransferDi
 }
 
 func (f *fakePython) State(_ context.Context, request *contract.StateRequest) (*contract.StateResponse, error) {
+	if f.state != nil {
+		return &contract.StateResponse{ValueJson: f.state(request)}, nil
+	}
 	if request.Name == "known" {
 		return &contract.StateResponse{ValueJson: []byte(
 			`{"text": "a", "number": 12, "half": 0.5, "list": [1, "b", null, true]}`)}, nil

@@ -121,7 +121,7 @@ func TestEncodeConfig(t *testing.T) {
 			"mark":  cty.StringVal("secret").Mark("sensitive"),
 		}), `{"big":123456789012345678901,"block":null,"half":0.1,"mark":"secret","set":["x"]}`},
 	} {
-		got, err := encodeConfig(c.raw)
+		got, err := EncodeConfig(c.raw)
 		if err != nil || string(got) != c.want {
 			t.Errorf("%v: got %s (%v), want %s", c.raw, got, err, c.want)
 		}
@@ -135,7 +135,7 @@ func TestEncodeConfigRefuses(t *testing.T) {
 		"b: a Go func()":  map[string]any{"b": func() {}},
 		"no object but <": nil,
 	} {
-		if _, err := encodeConfig(raw); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := EncodeConfig(raw); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", want, err)
 		}
 	}

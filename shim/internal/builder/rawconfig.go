@@ -12,9 +12,9 @@ import (
 // unknownText stands for a string that is not known yet, as Packer itself has it at validate.
 const unknownText = "<unknown>"
 
-// encodeConfig makes a JSON object of one of the values that Packer gives to Prepare: cty values for
-// the block of an HCL2 template, else maps as msgpack decodes them.
-func encodeConfig(raw any) ([]byte, error) {
+// EncodeConfig makes a JSON object of one of the values that Packer gives to Prepare (a data source's
+// Configure): cty values for the block of an HCL2 template, else maps as msgpack decodes them.
+func EncodeConfig(raw any) ([]byte, error) {
 	var plain any
 	var err error
 	if value, ok := raw.(cty.Value); ok {

@@ -1,6 +1,6 @@
-// Package components knows what this plugin consists of: the builders (later also data sources)
-// with their config and output specs, and what users can call. All of it comes from components.json, which the Python side
-// generates from its own tables; nothing here repeats an option or a command.
+// Package components knows what this plugin consists of: the builders and data sources, with
+// their config and output specs, and what users can call. All of it comes from components.json, which
+// the Python side generates from its own tables; nothing here repeats an option or a command.
 package components
 
 import (
@@ -19,8 +19,11 @@ import (
 //go:embed components.json
 var embedded []byte
 
-// KindBuilder is a kind of component, as components.json names it.
-const KindBuilder = "builder"
+// The kinds of components, as components.json names them.
+const (
+	KindBuilder    = "builder"
+	KindDataSource = "datasource"
+)
 
 // Set is the content of components.json.
 type Set struct {

@@ -5,7 +5,8 @@
 // `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 // shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 //
-// Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user.
+// Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user (for a
+// data source, which has no Ui, details follow it on lines of their own).
 // CANCELLED means that the build was cancelled; FAILED_PRECONDITION, that it failed for a reason
 // the user can act on; UNAVAILABLE, that the service is ending; INTERNAL, a defect of this plugin.
 
@@ -84,7 +85,7 @@ func (x UiMessage_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use UiMessage_Kind.Descriptor instead.
 func (UiMessage_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{8, 0}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{12, 0}
 }
 
 type PrepareRequest struct {
@@ -265,6 +266,203 @@ func (x *PrepareResponse) GetErrors() []string {
 	return nil
 }
 
+type ConfigureRequest struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Component *Component             `protobuf:"bytes,1,opt,name=component,proto3" json:"component,omitempty"`
+	// Chosen by the shim, unique among its data sources.
+	DataSourceId string `protobuf:"bytes,2,opt,name=data_source_id,json=dataSourceId,proto3" json:"data_source_id,omitempty"`
+	// The block as Packer gave it, a JSON object. What is not set is null.
+	RawConfig     []byte `protobuf:"bytes,3,opt,name=raw_config,json=rawConfig,proto3" json:"raw_config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureRequest) Reset() {
+	*x = ConfigureRequest{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureRequest) ProtoMessage() {}
+
+func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
+func (*ConfigureRequest) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ConfigureRequest) GetComponent() *Component {
+	if x != nil {
+		return x.Component
+	}
+	return nil
+}
+
+func (x *ConfigureRequest) GetDataSourceId() string {
+	if x != nil {
+		return x.DataSourceId
+	}
+	return ""
+}
+
+func (x *ConfigureRequest) GetRawConfig() []byte {
+	if x != nil {
+		return x.RawConfig
+	}
+	return nil
+}
+
+type ConfigureResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Every problem found, each one line that names its option. Empty: the configuration is good.
+	Errors        []string `protobuf:"bytes,1,rep,name=errors,proto3" json:"errors,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ConfigureResponse) Reset() {
+	*x = ConfigureResponse{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ConfigureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ConfigureResponse) ProtoMessage() {}
+
+func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
+func (*ConfigureResponse) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ConfigureResponse) GetErrors() []string {
+	if x != nil {
+		return x.Errors
+	}
+	return nil
+}
+
+type ExecuteRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A data source that was configured.
+	DataSourceId  string `protobuf:"bytes,1,opt,name=data_source_id,json=dataSourceId,proto3" json:"data_source_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecuteRequest) Reset() {
+	*x = ExecuteRequest{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecuteRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecuteRequest) ProtoMessage() {}
+
+func (x *ExecuteRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecuteRequest.ProtoReflect.Descriptor instead.
+func (*ExecuteRequest) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ExecuteRequest) GetDataSourceId() string {
+	if x != nil {
+		return x.DataSourceId
+	}
+	return ""
+}
+
+type ExecuteResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A JSON object with every attribute of the component's output spec.
+	ValueJson     []byte `protobuf:"bytes,1,opt,name=value_json,json=valueJson,proto3" json:"value_json,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExecuteResponse) Reset() {
+	*x = ExecuteResponse{}
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExecuteResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExecuteResponse) ProtoMessage() {}
+
+func (x *ExecuteResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExecuteResponse.ProtoReflect.Descriptor instead.
+func (*ExecuteResponse) Descriptor() ([]byte, []int) {
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ExecuteResponse) GetValueJson() []byte {
+	if x != nil {
+		return x.ValueJson
+	}
+	return nil
+}
+
 type RunRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Message:
@@ -279,7 +477,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[3]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -291,7 +489,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[3]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -304,7 +502,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{3}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RunRequest) GetMessage() isRunRequest_Message {
@@ -376,7 +574,7 @@ type RunStart struct {
 
 func (x *RunStart) Reset() {
 	*x = RunStart{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[4]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -388,7 +586,7 @@ func (x *RunStart) String() string {
 func (*RunStart) ProtoMessage() {}
 
 func (x *RunStart) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[4]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -401,7 +599,7 @@ func (x *RunStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunStart.ProtoReflect.Descriptor instead.
 func (*RunStart) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{4}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RunStart) GetBuilderId() string {
@@ -431,7 +629,7 @@ type AskAnswer struct {
 
 func (x *AskAnswer) Reset() {
 	*x = AskAnswer{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[5]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -443,7 +641,7 @@ func (x *AskAnswer) String() string {
 func (*AskAnswer) ProtoMessage() {}
 
 func (x *AskAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[5]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -456,7 +654,7 @@ func (x *AskAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskAnswer.ProtoReflect.Descriptor instead.
 func (*AskAnswer) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{5}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AskAnswer) GetId() uint64 {
@@ -491,7 +689,7 @@ type ProvisionResult struct {
 
 func (x *ProvisionResult) Reset() {
 	*x = ProvisionResult{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[6]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +701,7 @@ func (x *ProvisionResult) String() string {
 func (*ProvisionResult) ProtoMessage() {}
 
 func (x *ProvisionResult) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[6]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +714,7 @@ func (x *ProvisionResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProvisionResult.ProtoReflect.Descriptor instead.
 func (*ProvisionResult) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{6}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ProvisionResult) GetId() uint64 {
@@ -549,7 +747,7 @@ type RunEvent struct {
 
 func (x *RunEvent) Reset() {
 	*x = RunEvent{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[7]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +759,7 @@ func (x *RunEvent) String() string {
 func (*RunEvent) ProtoMessage() {}
 
 func (x *RunEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[7]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +772,7 @@ func (x *RunEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunEvent.ProtoReflect.Descriptor instead.
 func (*RunEvent) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{7}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *RunEvent) GetEvent() isRunEvent_Event {
@@ -676,7 +874,7 @@ type UiMessage struct {
 
 func (x *UiMessage) Reset() {
 	*x = UiMessage{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[8]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -688,7 +886,7 @@ func (x *UiMessage) String() string {
 func (*UiMessage) ProtoMessage() {}
 
 func (x *UiMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[8]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -701,7 +899,7 @@ func (x *UiMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UiMessage.ProtoReflect.Descriptor instead.
 func (*UiMessage) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{8}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *UiMessage) GetKind() UiMessage_Kind {
@@ -736,7 +934,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[9]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +946,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[9]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +959,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{9}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Ask) GetId() uint64 {
@@ -794,7 +992,7 @@ type Provision struct {
 
 func (x *Provision) Reset() {
 	*x = Provision{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[10]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1004,7 @@ func (x *Provision) String() string {
 func (*Provision) ProtoMessage() {}
 
 func (x *Provision) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[10]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1017,7 @@ func (x *Provision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provision.ProtoReflect.Descriptor instead.
 func (*Provision) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{10}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Provision) GetId() uint64 {
@@ -860,7 +1058,7 @@ type CancelProvision struct {
 
 func (x *CancelProvision) Reset() {
 	*x = CancelProvision{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[11]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1070,7 @@ func (x *CancelProvision) String() string {
 func (*CancelProvision) ProtoMessage() {}
 
 func (x *CancelProvision) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[11]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1083,7 @@ func (x *CancelProvision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelProvision.ProtoReflect.Descriptor instead.
 func (*CancelProvision) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{11}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CancelProvision) GetId() uint64 {
@@ -910,7 +1108,7 @@ type ArtifactInfo struct {
 
 func (x *ArtifactInfo) Reset() {
 	*x = ArtifactInfo{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[12]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -922,7 +1120,7 @@ func (x *ArtifactInfo) String() string {
 func (*ArtifactInfo) ProtoMessage() {}
 
 func (x *ArtifactInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[12]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -935,7 +1133,7 @@ func (x *ArtifactInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArtifactInfo.ProtoReflect.Descriptor instead.
 func (*ArtifactInfo) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{12}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ArtifactInfo) GetArtifactId() string {
@@ -982,7 +1180,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[13]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1192,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[13]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1205,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{13}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CancelRequest) GetBuilderId() string {
@@ -1025,7 +1223,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[14]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1037,7 +1235,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[14]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1050,7 +1248,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{14}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{18}
 }
 
 type StartRequest struct {
@@ -1066,7 +1264,7 @@ type StartRequest struct {
 
 func (x *StartRequest) Reset() {
 	*x = StartRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[15]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1276,7 @@ func (x *StartRequest) String() string {
 func (*StartRequest) ProtoMessage() {}
 
 func (x *StartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[15]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1289,7 @@ func (x *StartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartRequest.ProtoReflect.Descriptor instead.
 func (*StartRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{15}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StartRequest) GetMessage() isStartRequest_Message {
@@ -1146,7 +1344,7 @@ type StartCommand struct {
 
 func (x *StartCommand) Reset() {
 	*x = StartCommand{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[16]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1356,7 @@ func (x *StartCommand) String() string {
 func (*StartCommand) ProtoMessage() {}
 
 func (x *StartCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[16]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1369,7 @@ func (x *StartCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartCommand.ProtoReflect.Descriptor instead.
 func (*StartCommand) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{16}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StartCommand) GetCommunicatorId() string {
@@ -1202,7 +1400,7 @@ type StartEvent struct {
 
 func (x *StartEvent) Reset() {
 	*x = StartEvent{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[17]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1412,7 @@ func (x *StartEvent) String() string {
 func (*StartEvent) ProtoMessage() {}
 
 func (x *StartEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[17]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1425,7 @@ func (x *StartEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartEvent.ProtoReflect.Descriptor instead.
 func (*StartEvent) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{17}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *StartEvent) GetEvent() isStartEvent_Event {
@@ -1300,7 +1498,7 @@ type UploadRequest struct {
 
 func (x *UploadRequest) Reset() {
 	*x = UploadRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[18]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1312,7 +1510,7 @@ func (x *UploadRequest) String() string {
 func (*UploadRequest) ProtoMessage() {}
 
 func (x *UploadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[18]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1325,7 +1523,7 @@ func (x *UploadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadRequest.ProtoReflect.Descriptor instead.
 func (*UploadRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{18}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UploadRequest) GetMessage() isUploadRequest_Message {
@@ -1381,7 +1579,7 @@ type UploadHeader struct {
 
 func (x *UploadHeader) Reset() {
 	*x = UploadHeader{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[19]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1591,7 @@ func (x *UploadHeader) String() string {
 func (*UploadHeader) ProtoMessage() {}
 
 func (x *UploadHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[19]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1604,7 @@ func (x *UploadHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadHeader.ProtoReflect.Descriptor instead.
 func (*UploadHeader) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{19}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *UploadHeader) GetCommunicatorId() string {
@@ -1438,7 +1636,7 @@ type UploadResponse struct {
 
 func (x *UploadResponse) Reset() {
 	*x = UploadResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1648,7 @@ func (x *UploadResponse) String() string {
 func (*UploadResponse) ProtoMessage() {}
 
 func (x *UploadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[20]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1661,7 @@ func (x *UploadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UploadResponse.ProtoReflect.Descriptor instead.
 func (*UploadResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{20}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{24}
 }
 
 type DownloadRequest struct {
@@ -1476,7 +1674,7 @@ type DownloadRequest struct {
 
 func (x *DownloadRequest) Reset() {
 	*x = DownloadRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1686,7 @@ func (x *DownloadRequest) String() string {
 func (*DownloadRequest) ProtoMessage() {}
 
 func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[21]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1699,7 @@ func (x *DownloadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DownloadRequest.ProtoReflect.Descriptor instead.
 func (*DownloadRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{21}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *DownloadRequest) GetCommunicatorId() string {
@@ -1527,7 +1725,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1539,7 +1737,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[22]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1552,7 +1750,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{22}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Chunk) GetData() []byte {
@@ -1579,7 +1777,7 @@ type TransferDirRequest struct {
 
 func (x *TransferDirRequest) Reset() {
 	*x = TransferDirRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1789,7 @@ func (x *TransferDirRequest) String() string {
 func (*TransferDirRequest) ProtoMessage() {}
 
 func (x *TransferDirRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[23]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1802,7 @@ func (x *TransferDirRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferDirRequest.ProtoReflect.Descriptor instead.
 func (*TransferDirRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{23}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TransferDirRequest) GetCommunicatorId() string {
@@ -1650,7 +1848,7 @@ type TransferDirResponse struct {
 
 func (x *TransferDirResponse) Reset() {
 	*x = TransferDirResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1860,7 @@ func (x *TransferDirResponse) String() string {
 func (*TransferDirResponse) ProtoMessage() {}
 
 func (x *TransferDirResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[24]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1873,7 @@ func (x *TransferDirResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferDirResponse.ProtoReflect.Descriptor instead.
 func (*TransferDirResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{24}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{28}
 }
 
 type StateRequest struct {
@@ -1688,7 +1886,7 @@ type StateRequest struct {
 
 func (x *StateRequest) Reset() {
 	*x = StateRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1700,7 +1898,7 @@ func (x *StateRequest) String() string {
 func (*StateRequest) ProtoMessage() {}
 
 func (x *StateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[25]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1713,7 +1911,7 @@ func (x *StateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateRequest.ProtoReflect.Descriptor instead.
 func (*StateRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{25}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StateRequest) GetArtifactId() string {
@@ -1740,7 +1938,7 @@ type StateResponse struct {
 
 func (x *StateResponse) Reset() {
 	*x = StateResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1752,7 +1950,7 @@ func (x *StateResponse) String() string {
 func (*StateResponse) ProtoMessage() {}
 
 func (x *StateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[26]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1765,7 +1963,7 @@ func (x *StateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateResponse.ProtoReflect.Descriptor instead.
 func (*StateResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{26}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StateResponse) GetValueJson() []byte {
@@ -1784,7 +1982,7 @@ type DestroyRequest struct {
 
 func (x *DestroyRequest) Reset() {
 	*x = DestroyRequest{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1796,7 +1994,7 @@ func (x *DestroyRequest) String() string {
 func (*DestroyRequest) ProtoMessage() {}
 
 func (x *DestroyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[27]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1809,7 +2007,7 @@ func (x *DestroyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyRequest.ProtoReflect.Descriptor instead.
 func (*DestroyRequest) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{27}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DestroyRequest) GetArtifactId() string {
@@ -1827,7 +2025,7 @@ type DestroyResponse struct {
 
 func (x *DestroyResponse) Reset() {
 	*x = DestroyResponse{}
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2037,7 @@ func (x *DestroyResponse) String() string {
 func (*DestroyResponse) ProtoMessage() {}
 
 func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[28]
+	mi := &file_osc_chroot_v1_plugin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2050,7 @@ func (x *DestroyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DestroyResponse.ProtoReflect.Descriptor instead.
 func (*DestroyResponse) Descriptor() ([]byte, []int) {
-	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{28}
+	return file_osc_chroot_v1_plugin_proto_rawDescGZIP(), []int{32}
 }
 
 var File_osc_chroot_v1_plugin_proto protoreflect.FileDescriptor
@@ -1872,7 +2070,19 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\x0fPrepareResponse\x12%\n" +
 	"\x0egenerated_vars\x18\x01 \x03(\tR\rgeneratedVars\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\x12\x16\n" +
-	"\x06errors\x18\x03 \x03(\tR\x06errors\"\xd0\x01\n" +
+	"\x06errors\x18\x03 \x03(\tR\x06errors\"\x8f\x01\n" +
+	"\x10ConfigureRequest\x126\n" +
+	"\tcomponent\x18\x01 \x01(\v2\x18.osc_chroot.v1.ComponentR\tcomponent\x12$\n" +
+	"\x0edata_source_id\x18\x02 \x01(\tR\fdataSourceId\x12\x1d\n" +
+	"\n" +
+	"raw_config\x18\x03 \x01(\fR\trawConfig\"+\n" +
+	"\x11ConfigureResponse\x12\x16\n" +
+	"\x06errors\x18\x01 \x03(\tR\x06errors\"6\n" +
+	"\x0eExecuteRequest\x12$\n" +
+	"\x0edata_source_id\x18\x01 \x01(\tR\fdataSourceId\"0\n" +
+	"\x0fExecuteResponse\x12\x1d\n" +
+	"\n" +
+	"value_json\x18\x01 \x01(\fR\tvalueJson\"\xd0\x01\n" +
 	"\n" +
 	"RunRequest\x12/\n" +
 	"\x05start\x18\x01 \x01(\v2\x17.osc_chroot.v1.RunStartH\x00R\x05start\x129\n" +
@@ -1981,7 +2191,11 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\aBuilder\x12H\n" +
 	"\aPrepare\x12\x1d.osc_chroot.v1.PrepareRequest\x1a\x1e.osc_chroot.v1.PrepareResponse\x12=\n" +
 	"\x03Run\x12\x19.osc_chroot.v1.RunRequest\x1a\x17.osc_chroot.v1.RunEvent(\x010\x01\x12E\n" +
-	"\x06Cancel\x12\x1c.osc_chroot.v1.CancelRequest\x1a\x1d.osc_chroot.v1.CancelResponse2\x8a\x03\n" +
+	"\x06Cancel\x12\x1c.osc_chroot.v1.CancelRequest\x1a\x1d.osc_chroot.v1.CancelResponse2\xa6\x01\n" +
+	"\n" +
+	"DataSource\x12N\n" +
+	"\tConfigure\x12\x1f.osc_chroot.v1.ConfigureRequest\x1a .osc_chroot.v1.ConfigureResponse\x12H\n" +
+	"\aExecute\x12\x1d.osc_chroot.v1.ExecuteRequest\x1a\x1e.osc_chroot.v1.ExecuteResponse2\x8a\x03\n" +
 	"\fCommunicator\x12C\n" +
 	"\x05Start\x12\x1b.osc_chroot.v1.StartRequest\x1a\x19.osc_chroot.v1.StartEvent(\x010\x01\x12G\n" +
 	"\x06Upload\x12\x1c.osc_chroot.v1.UploadRequest\x1a\x1d.osc_chroot.v1.UploadResponse(\x01\x12B\n" +
@@ -2005,79 +2219,88 @@ func file_osc_chroot_v1_plugin_proto_rawDescGZIP() []byte {
 }
 
 var file_osc_chroot_v1_plugin_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_osc_chroot_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_osc_chroot_v1_plugin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_osc_chroot_v1_plugin_proto_goTypes = []any{
 	(UiMessage_Kind)(0),         // 0: osc_chroot.v1.UiMessage.Kind
 	(*PrepareRequest)(nil),      // 1: osc_chroot.v1.PrepareRequest
 	(*Component)(nil),           // 2: osc_chroot.v1.Component
 	(*PrepareResponse)(nil),     // 3: osc_chroot.v1.PrepareResponse
-	(*RunRequest)(nil),          // 4: osc_chroot.v1.RunRequest
-	(*RunStart)(nil),            // 5: osc_chroot.v1.RunStart
-	(*AskAnswer)(nil),           // 6: osc_chroot.v1.AskAnswer
-	(*ProvisionResult)(nil),     // 7: osc_chroot.v1.ProvisionResult
-	(*RunEvent)(nil),            // 8: osc_chroot.v1.RunEvent
-	(*UiMessage)(nil),           // 9: osc_chroot.v1.UiMessage
-	(*Ask)(nil),                 // 10: osc_chroot.v1.Ask
-	(*Provision)(nil),           // 11: osc_chroot.v1.Provision
-	(*CancelProvision)(nil),     // 12: osc_chroot.v1.CancelProvision
-	(*ArtifactInfo)(nil),        // 13: osc_chroot.v1.ArtifactInfo
-	(*CancelRequest)(nil),       // 14: osc_chroot.v1.CancelRequest
-	(*CancelResponse)(nil),      // 15: osc_chroot.v1.CancelResponse
-	(*StartRequest)(nil),        // 16: osc_chroot.v1.StartRequest
-	(*StartCommand)(nil),        // 17: osc_chroot.v1.StartCommand
-	(*StartEvent)(nil),          // 18: osc_chroot.v1.StartEvent
-	(*UploadRequest)(nil),       // 19: osc_chroot.v1.UploadRequest
-	(*UploadHeader)(nil),        // 20: osc_chroot.v1.UploadHeader
-	(*UploadResponse)(nil),      // 21: osc_chroot.v1.UploadResponse
-	(*DownloadRequest)(nil),     // 22: osc_chroot.v1.DownloadRequest
-	(*Chunk)(nil),               // 23: osc_chroot.v1.Chunk
-	(*TransferDirRequest)(nil),  // 24: osc_chroot.v1.TransferDirRequest
-	(*TransferDirResponse)(nil), // 25: osc_chroot.v1.TransferDirResponse
-	(*StateRequest)(nil),        // 26: osc_chroot.v1.StateRequest
-	(*StateResponse)(nil),       // 27: osc_chroot.v1.StateResponse
-	(*DestroyRequest)(nil),      // 28: osc_chroot.v1.DestroyRequest
-	(*DestroyResponse)(nil),     // 29: osc_chroot.v1.DestroyResponse
-	nil,                         // 30: osc_chroot.v1.Provision.DataEntry
+	(*ConfigureRequest)(nil),    // 4: osc_chroot.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),   // 5: osc_chroot.v1.ConfigureResponse
+	(*ExecuteRequest)(nil),      // 6: osc_chroot.v1.ExecuteRequest
+	(*ExecuteResponse)(nil),     // 7: osc_chroot.v1.ExecuteResponse
+	(*RunRequest)(nil),          // 8: osc_chroot.v1.RunRequest
+	(*RunStart)(nil),            // 9: osc_chroot.v1.RunStart
+	(*AskAnswer)(nil),           // 10: osc_chroot.v1.AskAnswer
+	(*ProvisionResult)(nil),     // 11: osc_chroot.v1.ProvisionResult
+	(*RunEvent)(nil),            // 12: osc_chroot.v1.RunEvent
+	(*UiMessage)(nil),           // 13: osc_chroot.v1.UiMessage
+	(*Ask)(nil),                 // 14: osc_chroot.v1.Ask
+	(*Provision)(nil),           // 15: osc_chroot.v1.Provision
+	(*CancelProvision)(nil),     // 16: osc_chroot.v1.CancelProvision
+	(*ArtifactInfo)(nil),        // 17: osc_chroot.v1.ArtifactInfo
+	(*CancelRequest)(nil),       // 18: osc_chroot.v1.CancelRequest
+	(*CancelResponse)(nil),      // 19: osc_chroot.v1.CancelResponse
+	(*StartRequest)(nil),        // 20: osc_chroot.v1.StartRequest
+	(*StartCommand)(nil),        // 21: osc_chroot.v1.StartCommand
+	(*StartEvent)(nil),          // 22: osc_chroot.v1.StartEvent
+	(*UploadRequest)(nil),       // 23: osc_chroot.v1.UploadRequest
+	(*UploadHeader)(nil),        // 24: osc_chroot.v1.UploadHeader
+	(*UploadResponse)(nil),      // 25: osc_chroot.v1.UploadResponse
+	(*DownloadRequest)(nil),     // 26: osc_chroot.v1.DownloadRequest
+	(*Chunk)(nil),               // 27: osc_chroot.v1.Chunk
+	(*TransferDirRequest)(nil),  // 28: osc_chroot.v1.TransferDirRequest
+	(*TransferDirResponse)(nil), // 29: osc_chroot.v1.TransferDirResponse
+	(*StateRequest)(nil),        // 30: osc_chroot.v1.StateRequest
+	(*StateResponse)(nil),       // 31: osc_chroot.v1.StateResponse
+	(*DestroyRequest)(nil),      // 32: osc_chroot.v1.DestroyRequest
+	(*DestroyResponse)(nil),     // 33: osc_chroot.v1.DestroyResponse
+	nil,                         // 34: osc_chroot.v1.Provision.DataEntry
 }
 var file_osc_chroot_v1_plugin_proto_depIdxs = []int32{
 	2,  // 0: osc_chroot.v1.PrepareRequest.component:type_name -> osc_chroot.v1.Component
-	5,  // 1: osc_chroot.v1.RunRequest.start:type_name -> osc_chroot.v1.RunStart
-	6,  // 2: osc_chroot.v1.RunRequest.ask_answer:type_name -> osc_chroot.v1.AskAnswer
-	7,  // 3: osc_chroot.v1.RunRequest.provision_result:type_name -> osc_chroot.v1.ProvisionResult
-	9,  // 4: osc_chroot.v1.RunEvent.ui:type_name -> osc_chroot.v1.UiMessage
-	10, // 5: osc_chroot.v1.RunEvent.ask:type_name -> osc_chroot.v1.Ask
-	11, // 6: osc_chroot.v1.RunEvent.provision:type_name -> osc_chroot.v1.Provision
-	12, // 7: osc_chroot.v1.RunEvent.cancel_provision:type_name -> osc_chroot.v1.CancelProvision
-	13, // 8: osc_chroot.v1.RunEvent.artifact:type_name -> osc_chroot.v1.ArtifactInfo
-	0,  // 9: osc_chroot.v1.UiMessage.kind:type_name -> osc_chroot.v1.UiMessage.Kind
-	30, // 10: osc_chroot.v1.Provision.data:type_name -> osc_chroot.v1.Provision.DataEntry
-	17, // 11: osc_chroot.v1.StartRequest.command:type_name -> osc_chroot.v1.StartCommand
-	20, // 12: osc_chroot.v1.UploadRequest.header:type_name -> osc_chroot.v1.UploadHeader
-	1,  // 13: osc_chroot.v1.Builder.Prepare:input_type -> osc_chroot.v1.PrepareRequest
-	4,  // 14: osc_chroot.v1.Builder.Run:input_type -> osc_chroot.v1.RunRequest
-	14, // 15: osc_chroot.v1.Builder.Cancel:input_type -> osc_chroot.v1.CancelRequest
-	16, // 16: osc_chroot.v1.Communicator.Start:input_type -> osc_chroot.v1.StartRequest
-	19, // 17: osc_chroot.v1.Communicator.Upload:input_type -> osc_chroot.v1.UploadRequest
-	22, // 18: osc_chroot.v1.Communicator.Download:input_type -> osc_chroot.v1.DownloadRequest
-	24, // 19: osc_chroot.v1.Communicator.UploadDir:input_type -> osc_chroot.v1.TransferDirRequest
-	24, // 20: osc_chroot.v1.Communicator.DownloadDir:input_type -> osc_chroot.v1.TransferDirRequest
-	26, // 21: osc_chroot.v1.Artifact.State:input_type -> osc_chroot.v1.StateRequest
-	28, // 22: osc_chroot.v1.Artifact.Destroy:input_type -> osc_chroot.v1.DestroyRequest
-	3,  // 23: osc_chroot.v1.Builder.Prepare:output_type -> osc_chroot.v1.PrepareResponse
-	8,  // 24: osc_chroot.v1.Builder.Run:output_type -> osc_chroot.v1.RunEvent
-	15, // 25: osc_chroot.v1.Builder.Cancel:output_type -> osc_chroot.v1.CancelResponse
-	18, // 26: osc_chroot.v1.Communicator.Start:output_type -> osc_chroot.v1.StartEvent
-	21, // 27: osc_chroot.v1.Communicator.Upload:output_type -> osc_chroot.v1.UploadResponse
-	23, // 28: osc_chroot.v1.Communicator.Download:output_type -> osc_chroot.v1.Chunk
-	25, // 29: osc_chroot.v1.Communicator.UploadDir:output_type -> osc_chroot.v1.TransferDirResponse
-	25, // 30: osc_chroot.v1.Communicator.DownloadDir:output_type -> osc_chroot.v1.TransferDirResponse
-	27, // 31: osc_chroot.v1.Artifact.State:output_type -> osc_chroot.v1.StateResponse
-	29, // 32: osc_chroot.v1.Artifact.Destroy:output_type -> osc_chroot.v1.DestroyResponse
-	23, // [23:33] is the sub-list for method output_type
-	13, // [13:23] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	2,  // 1: osc_chroot.v1.ConfigureRequest.component:type_name -> osc_chroot.v1.Component
+	9,  // 2: osc_chroot.v1.RunRequest.start:type_name -> osc_chroot.v1.RunStart
+	10, // 3: osc_chroot.v1.RunRequest.ask_answer:type_name -> osc_chroot.v1.AskAnswer
+	11, // 4: osc_chroot.v1.RunRequest.provision_result:type_name -> osc_chroot.v1.ProvisionResult
+	13, // 5: osc_chroot.v1.RunEvent.ui:type_name -> osc_chroot.v1.UiMessage
+	14, // 6: osc_chroot.v1.RunEvent.ask:type_name -> osc_chroot.v1.Ask
+	15, // 7: osc_chroot.v1.RunEvent.provision:type_name -> osc_chroot.v1.Provision
+	16, // 8: osc_chroot.v1.RunEvent.cancel_provision:type_name -> osc_chroot.v1.CancelProvision
+	17, // 9: osc_chroot.v1.RunEvent.artifact:type_name -> osc_chroot.v1.ArtifactInfo
+	0,  // 10: osc_chroot.v1.UiMessage.kind:type_name -> osc_chroot.v1.UiMessage.Kind
+	34, // 11: osc_chroot.v1.Provision.data:type_name -> osc_chroot.v1.Provision.DataEntry
+	21, // 12: osc_chroot.v1.StartRequest.command:type_name -> osc_chroot.v1.StartCommand
+	24, // 13: osc_chroot.v1.UploadRequest.header:type_name -> osc_chroot.v1.UploadHeader
+	1,  // 14: osc_chroot.v1.Builder.Prepare:input_type -> osc_chroot.v1.PrepareRequest
+	8,  // 15: osc_chroot.v1.Builder.Run:input_type -> osc_chroot.v1.RunRequest
+	18, // 16: osc_chroot.v1.Builder.Cancel:input_type -> osc_chroot.v1.CancelRequest
+	4,  // 17: osc_chroot.v1.DataSource.Configure:input_type -> osc_chroot.v1.ConfigureRequest
+	6,  // 18: osc_chroot.v1.DataSource.Execute:input_type -> osc_chroot.v1.ExecuteRequest
+	20, // 19: osc_chroot.v1.Communicator.Start:input_type -> osc_chroot.v1.StartRequest
+	23, // 20: osc_chroot.v1.Communicator.Upload:input_type -> osc_chroot.v1.UploadRequest
+	26, // 21: osc_chroot.v1.Communicator.Download:input_type -> osc_chroot.v1.DownloadRequest
+	28, // 22: osc_chroot.v1.Communicator.UploadDir:input_type -> osc_chroot.v1.TransferDirRequest
+	28, // 23: osc_chroot.v1.Communicator.DownloadDir:input_type -> osc_chroot.v1.TransferDirRequest
+	30, // 24: osc_chroot.v1.Artifact.State:input_type -> osc_chroot.v1.StateRequest
+	32, // 25: osc_chroot.v1.Artifact.Destroy:input_type -> osc_chroot.v1.DestroyRequest
+	3,  // 26: osc_chroot.v1.Builder.Prepare:output_type -> osc_chroot.v1.PrepareResponse
+	12, // 27: osc_chroot.v1.Builder.Run:output_type -> osc_chroot.v1.RunEvent
+	19, // 28: osc_chroot.v1.Builder.Cancel:output_type -> osc_chroot.v1.CancelResponse
+	5,  // 29: osc_chroot.v1.DataSource.Configure:output_type -> osc_chroot.v1.ConfigureResponse
+	7,  // 30: osc_chroot.v1.DataSource.Execute:output_type -> osc_chroot.v1.ExecuteResponse
+	22, // 31: osc_chroot.v1.Communicator.Start:output_type -> osc_chroot.v1.StartEvent
+	25, // 32: osc_chroot.v1.Communicator.Upload:output_type -> osc_chroot.v1.UploadResponse
+	27, // 33: osc_chroot.v1.Communicator.Download:output_type -> osc_chroot.v1.Chunk
+	29, // 34: osc_chroot.v1.Communicator.UploadDir:output_type -> osc_chroot.v1.TransferDirResponse
+	29, // 35: osc_chroot.v1.Communicator.DownloadDir:output_type -> osc_chroot.v1.TransferDirResponse
+	31, // 36: osc_chroot.v1.Artifact.State:output_type -> osc_chroot.v1.StateResponse
+	33, // 37: osc_chroot.v1.Artifact.Destroy:output_type -> osc_chroot.v1.DestroyResponse
+	26, // [26:38] is the sub-list for method output_type
+	14, // [14:26] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_osc_chroot_v1_plugin_proto_init() }
@@ -2085,28 +2308,28 @@ func file_osc_chroot_v1_plugin_proto_init() {
 	if File_osc_chroot_v1_plugin_proto != nil {
 		return
 	}
-	file_osc_chroot_v1_plugin_proto_msgTypes[3].OneofWrappers = []any{
+	file_osc_chroot_v1_plugin_proto_msgTypes[7].OneofWrappers = []any{
 		(*RunRequest_Start)(nil),
 		(*RunRequest_AskAnswer)(nil),
 		(*RunRequest_ProvisionResult)(nil),
 	}
-	file_osc_chroot_v1_plugin_proto_msgTypes[7].OneofWrappers = []any{
+	file_osc_chroot_v1_plugin_proto_msgTypes[11].OneofWrappers = []any{
 		(*RunEvent_Ui)(nil),
 		(*RunEvent_Ask)(nil),
 		(*RunEvent_Provision)(nil),
 		(*RunEvent_CancelProvision)(nil),
 		(*RunEvent_Artifact)(nil),
 	}
-	file_osc_chroot_v1_plugin_proto_msgTypes[15].OneofWrappers = []any{
+	file_osc_chroot_v1_plugin_proto_msgTypes[19].OneofWrappers = []any{
 		(*StartRequest_Command)(nil),
 		(*StartRequest_Stdin)(nil),
 	}
-	file_osc_chroot_v1_plugin_proto_msgTypes[17].OneofWrappers = []any{
+	file_osc_chroot_v1_plugin_proto_msgTypes[21].OneofWrappers = []any{
 		(*StartEvent_Stdout)(nil),
 		(*StartEvent_Stderr)(nil),
 		(*StartEvent_ExitStatus)(nil),
 	}
-	file_osc_chroot_v1_plugin_proto_msgTypes[18].OneofWrappers = []any{
+	file_osc_chroot_v1_plugin_proto_msgTypes[22].OneofWrappers = []any{
 		(*UploadRequest_Header)(nil),
 		(*UploadRequest_Data)(nil),
 	}
@@ -2116,9 +2339,9 @@ func file_osc_chroot_v1_plugin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_osc_chroot_v1_plugin_proto_rawDesc), len(file_osc_chroot_v1_plugin_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   34,
 			NumExtensions: 0,
-			NumServices:   3,
+			NumServices:   4,
 		},
 		GoTypes:           file_osc_chroot_v1_plugin_proto_goTypes,
 		DependencyIndexes: file_osc_chroot_v1_plugin_proto_depIdxs,

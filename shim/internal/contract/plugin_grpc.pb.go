@@ -5,7 +5,8 @@
 // `authorization: Bearer TOKEN`; the token reaches the service over its standard input (see
 // shim/internal/service and packer_plugin_osc_chroot/service/server.py).
 //
-// Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user.
+// Errors: a call that fails ends with a gRPC status whose message is one line, ready for the user (for a
+// data source, which has no Ui, details follow it on lines of their own).
 // CANCELLED means that the build was cancelled; FAILED_PRECONDITION, that it failed for a reason
 // the user can act on; UNAVAILABLE, that the service is ending; INTERNAL, a defect of this plugin.
 
@@ -221,6 +222,156 @@ var Builder_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 	},
+	Metadata: "osc_chroot/v1/plugin.proto",
+}
+
+const (
+	DataSource_Configure_FullMethodName = "/osc_chroot.v1.DataSource/Configure"
+	DataSource_Execute_FullMethodName   = "/osc_chroot.v1.DataSource/Execute"
+)
+
+// DataSourceClient is the client API for DataSource service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+// `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+type DataSourceClient interface {
+	// Configure checks the options, as Builder.Prepare does.
+	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error)
+	// Execute asks the API.
+	Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error)
+}
+
+type dataSourceClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewDataSourceClient(cc grpc.ClientConnInterface) DataSourceClient {
+	return &dataSourceClient{cc}
+}
+
+func (c *dataSourceClient) Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ConfigureResponse)
+	err := c.cc.Invoke(ctx, DataSource_Configure_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dataSourceClient) Execute(ctx context.Context, in *ExecuteRequest, opts ...grpc.CallOption) (*ExecuteResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExecuteResponse)
+	err := c.cc.Invoke(ctx, DataSource_Execute_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// DataSourceServer is the server API for DataSource service.
+// All implementations must embed UnimplementedDataSourceServer
+// for forward compatibility.
+//
+// DataSource mirrors Packer's data source. Each start of the plugin by Packer is one, named by
+// `data_source_id`. It makes and changes nothing, so there is no Cancel but gRPC's own.
+type DataSourceServer interface {
+	// Configure checks the options, as Builder.Prepare does.
+	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
+	// Execute asks the API.
+	Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error)
+	mustEmbedUnimplementedDataSourceServer()
+}
+
+// UnimplementedDataSourceServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedDataSourceServer struct{}
+
+func (UnimplementedDataSourceServer) Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Configure not implemented")
+}
+func (UnimplementedDataSourceServer) Execute(context.Context, *ExecuteRequest) (*ExecuteResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Execute not implemented")
+}
+func (UnimplementedDataSourceServer) mustEmbedUnimplementedDataSourceServer() {}
+func (UnimplementedDataSourceServer) testEmbeddedByValue()                    {}
+
+// UnsafeDataSourceServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to DataSourceServer will
+// result in compilation errors.
+type UnsafeDataSourceServer interface {
+	mustEmbedUnimplementedDataSourceServer()
+}
+
+func RegisterDataSourceServer(s grpc.ServiceRegistrar, srv DataSourceServer) {
+	// If the following call panics, it indicates UnimplementedDataSourceServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&DataSource_ServiceDesc, srv)
+}
+
+func _DataSource_Configure_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ConfigureRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DataSourceServer).Configure(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DataSource_Configure_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DataSourceServer).Configure(ctx, req.(*ConfigureRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DataSource_Execute_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExecuteRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DataSourceServer).Execute(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DataSource_Execute_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DataSourceServer).Execute(ctx, req.(*ExecuteRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+// DataSource_ServiceDesc is the grpc.ServiceDesc for DataSource service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var DataSource_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "osc_chroot.v1.DataSource",
+	HandlerType: (*DataSourceServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Configure",
+			Handler:    _DataSource_Configure_Handler,
+		},
+		{
+			MethodName: "Execute",
+			Handler:    _DataSource_Execute_Handler,
+		},
+	},
+	Streams:  []grpc.StreamDesc{},
 	Metadata: "osc_chroot/v1/plugin.proto",
 }
 
