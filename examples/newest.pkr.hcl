@@ -15,7 +15,6 @@ source "osc-chroot" "web" {
   force_delete_snapshot = true
   omi_account_ids       = ["123456789012"]
   root_volume_size      = 20
-  command_wrapper       = "sudo {{.Command}}"
 
   tags = {
     Source = "{{.SourceOMIName}} ({{.SourceOMI}})"

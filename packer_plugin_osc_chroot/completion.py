@@ -19,7 +19,8 @@ _EPILOG = f"""\
 to use it in this shell and those to come:
   bash  echo 'source <({PROGRAM} completion bash)' >>~/.bashrc
   zsh   echo 'source <({PROGRAM} completion zsh)' >>~/.zshrc    (after compinit)
-  fish  {PROGRAM} completion fish \\
+  fish  mkdir -p ~/.config/fish/completions
+        {PROGRAM} completion fish \\
             >~/.config/fish/completions/{PROGRAM}.fish
 """
 

@@ -1,5 +1,5 @@
 """Writes what is generated from the options tables and the list of commands: the components file that
-the shim embeds, and the reference pages.
+the shim embeds, and the reference pages. From those and the other pages of `docs/` comes `.web-docs`.
 
 `python -m packer_plugin_osc_chroot.generate ROOT` (see `make generate`).
 """
@@ -24,9 +24,12 @@ from packer_plugin_osc_chroot.options.filters import (
 )
 from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA
 from packer_plugin_osc_chroot.version import VERSION
+from packer_plugin_osc_chroot.web_docs import web_docs
 
-COMPONENTS = Path("shim/internal/components/components.json")
-REFERENCE = Path("docs/builder-reference.md")
+COMPONENTS = "shim/internal/components/components.json"
+REFERENCE = "docs/builder-reference.md"
+# Where the pages are that are not generated.
+_CHECKOUT = Path(__file__).resolve().parent.parent
 
 
 def components() -> Mapping[str, Any]:
@@ -99,10 +102,10 @@ def reference() -> str:
     return "\n".join(lines)
 
 
-def data_source_page(source: DataSource) -> Path:
+def data_source_page(source: DataSource) -> str:
     """Where its reference page is, below the checkout."""
     short = source.name.removeprefix(f"{COMPONENT_NAME}-")
-    return Path(f"docs/data-source-{short}.md")
+    return f"docs/data-source-{short}.md"
 
 
 def data_source_reference(source: DataSource) -> str:
@@ -111,7 +114,9 @@ def data_source_reference(source: DataSource) -> str:
         *_head(f"The data source `{source.name}`", "data_sources.py"),
         source.summary,
         "",
-        *(f"    {line}".rstrip() for line in source.example.splitlines()),
+        "```hcl",
+        *source.example.splitlines(),
+        "```",
         "",
         "It runs where packer does, as any user, on an OUTSCALE VM or elsewhere (not on Windows). Its"
         f" credentials must be allowed to call {source.actions}. `packer validate` checks its options,"
@@ -206,16 +211,22 @@ def _entry(row: Option, shown: dict[type, str], indent: str = "") -> str:
     return "\n".join((text, *inside))
 
 
+def generated() -> dict[str, str]:
+    """The text of each generated file, by its path in the checkout."""
+    described = components()
+    texts = {COMPONENTS: json.dumps(described, indent=2) + "\n", REFERENCE: reference()}
+    texts |= {data_source_page(each): data_source_reference(each) for each in DATA_SOURCES.values()}
+
+    def read(page: str) -> str:
+        return texts.get(page) or (_CHECKOUT / page).read_text(encoding="utf-8")
+
+    return texts | web_docs(described["components"], read)
+
+
 def write(root: Path) -> None:
-    """Write all files below the checkout `root`."""
-    for path, text in (
-        (root / COMPONENTS, json.dumps(components(), indent=2) + "\n"),
-        (root / REFERENCE, reference()),
-        *(
-            (root / data_source_page(each), data_source_reference(each))
-            for each in DATA_SOURCES.values()
-        ),
-    ):
+    """Write all of them below `root`."""
+    for name, text in generated().items():
+        path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apt_guest import make_apt_tree
 from chaos_points import Chaos
 from conformance import CONFORMANCE, Conformance
 from guest_image import make_guest_image
@@ -166,6 +167,14 @@ def leak_check(
 def guest_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small source image that a shell runs in."""
     return make_guest_image(tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="session")
+def apt_tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small root filesystem whose apt-get only notes what it is to install."""
+    tree = tmp_path_factory.mktemp("apt") / "root"
+    make_apt_tree(tree)
+    return tree
 
 
 @pytest.fixture

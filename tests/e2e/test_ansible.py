@@ -1,12 +1,10 @@
 """The real Ansible provisioner in the chroot, as examples/ansible.pkr.hcl has it."""
 
 import os
-import shlex
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from apt_guest import ROOT, apt_proxy, made
 from guest_image import read_file
 from leaks import Machine
 from packer_run import Packer
@@ -15,23 +13,7 @@ from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCE_OMI = "ami-00000012"
-
-
-def made(path: str) -> Path:
-    found = ROOT / "build" / path
-    assert found.exists(), f"{found} is missing: `make test-python` makes it"
-    return found
-
-
-def apt_proxy() -> str:
-    """The HTTP proxy of this machine's apt, if it has one."""
-    if shutil.which("apt-config") is None:
-        return ""
-    command = ["apt-config", "shell", "proxy", "Acquire::http::Proxy"]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return "".join(shlex.split(answer)).removeprefix("proxy=")
 
 
 def test_a_playbook_installs_a_package_and_writes_a_template(

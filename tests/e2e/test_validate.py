@@ -2,17 +2,16 @@
 
 import json
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import PAGES, ROOT, blocks
 from packer_run import Outcome, Packer
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 EVERY_OPTION = """
 source "osc-chroot" "all" {
   access_key               = "AK"
@@ -247,34 +246,43 @@ def test_mistakes_in_hcl2(packer: Packer, tmp_path: Path) -> None:
 
 
 def examples() -> Iterator[tuple[str, str]]:
-    """Each template in README, docs and examples, with its place."""
-    for path in sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")]):
-        text = path.read_text(encoding="utf-8")
-        indented = re.findall(r"(?:^(?:    .*)?\n)+", text, re.MULTILINE)
-        fenced = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
-        for i, block in enumerate([*indented, *fenced]):
-            if 'source "osc-chroot"' in block or '"type": "osc-chroot"' in block:
-                yield f"{path.name}-{i}", textwrap.dedent(block)
-    for path in sorted(ROOT.glob("examples/*.pkr.hcl")):
+    """Each template in the documents and in examples/, with its place."""
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "hcl" and 'provisioner "ansible"' not in block.text:
+                yield str(block), _whole(block.text)
+            elif '"type": "osc-chroot"' in block.text:
+                yield str(block), block.text
+    for path in sorted([*ROOT.glob("examples/*.pkr.hcl"), *ROOT.glob("examples/*.json")]):
         if path.name == "ansible.pkr.hcl":
             continue  # Needs the Ansible provisioner: test_ansible.py.
         yield path.name, path.read_text(encoding="utf-8")
 
 
+def _whole(text: str) -> str:
+    """A template with what a document leaves out."""
+    if text.startswith("provisioner "):
+        text = f'build {{\n  sources = ["source.osc-chroot.x"]\n{text}}}\n'
+    if 'source "osc-chroot"' not in text:
+        options = text if not re.search(r"^(build|packer) {", text, re.M) else ""
+        required = 'source_omi = "ami-12345678"\nomi_name = "made"'
+        source = f'source "osc-chroot" "x" {{\n{required}\n{options}}}\n'
+        text = source if options else f"{text}\n{source}"
+    if not re.search(r"^build {", text, re.M):
+        (source,) = re.findall(r'source "osc-chroot" "(\w+)"', text)
+        text += f'build {{\n  sources = ["source.osc-chroot.{source}"]\n}}\n'
+    return text
+
+
 def test_there_are_examples() -> None:
     names = [name for name, _ in examples()]
-    assert any(name.startswith("README") for name in names)
+    assert any(name.startswith("README.md:") for name in names)
     assert {"demo.pkr.hcl", "from-scratch.pkr.hcl"} <= set(names)
 
 
-@pytest.mark.parametrize(("name", "template"), list(examples()), ids=lambda value: value[:24])
+@pytest.mark.parametrize(("name", "template"), list(examples()), ids=lambda value: value[:40])
 def test_examples(packer: Packer, tmp_path: Path, name: str, template: str) -> None:
     is_json = template.lstrip().startswith("{")
-    if is_json and '"builders"' not in template:
-        template = json.dumps({"builders": [json.loads(template)]})
-    elif not is_json and "\nbuild {" not in template:
-        (source,) = re.findall(r'source "osc-chroot" "(\w+)"', template)
-        template += f'build {{\n  sources = ["source.osc-chroot.{source}"]\n}}\n'
     file = tmp_path / ("example.json" if is_json else "example.pkr.hcl")
     file.write_text(template)
     (tmp_path / "motd").touch()

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from documents import blocks
 
 from packer_plugin_osc_chroot import commands, completion
 from packer_plugin_osc_chroot.commands import PROGRAM
@@ -162,3 +163,15 @@ def test_a_shell_that_is_not_known(capsys: pytest.CaptureFixture[str]) -> None:
         completion.main(["tcsh"])
     assert ended.value.code == 2
     assert "bash" in capsys.readouterr().err
+
+
+def test_the_help_s_lines_are_those_of_the_guide() -> None:
+    """Which tests/e2e/test_documented_commands.py runs."""
+    shown = completion.parser().format_help().split("those to come:\n")[1].split("\n\n")[0]
+    lines = [line[8:].partition("    (")[0] for line in shown.splitlines()]
+    (block,) = [
+        block.text
+        for block in blocks(Path("docs/guides/commands.md"))
+        if "completion bash" in block.text
+    ]
+    assert lines == block.splitlines()
