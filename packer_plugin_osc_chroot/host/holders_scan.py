@@ -2,10 +2,20 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from packer_plugin_osc_chroot.host.mountinfo import Mount, is_below, mount_id_of, read_mounts
+from packer_plugin_osc_chroot.host.mountinfo import (
+    Mount,
+    is_below,
+    mount_id_of,
+    read_mounts,
+    unescape,
+)
 from packer_plugin_osc_chroot.host.procfs import ancestors, command_line, pids
+from packer_plugin_osc_chroot.ui import printable
 
 # Links of a process in /proc, and what they are called to the user.
 _PLACES = (("root", "root"), ("cwd", "cwd"), ("exe", "executable"))
@@ -51,7 +61,24 @@ def find_holders(mount_point: str, *, spare: Collection[int] = ()) -> list[Holde
         else:
             why = _why_elsewhere(pid, mount_point, ids=ids, device=device)
         if why:
-            found.append(Holder(pid, command_line(pid), why))
+            found.append(Holder(pid, command_line(pid), printable(why)))
+    return found
+
+
+def find_kernel_users(mount_point: str) -> list[str]:
+    """What keeps a mount busy without a process: loop devices and swap on files in it."""
+    found = []
+    for backing in sorted(Path("/sys/block").glob("*/loop/backing_file")):
+        with suppress(OSError):
+            path = os.fsdecode(backing.read_bytes()).removesuffix("\n")
+            if is_below(path, mount_point):
+                device = f"/dev/{backing.parts[-3]}"
+                found.append(f"loop device {device} of {printable(path)}: losetup -d {device}")
+    with suppress(OSError), open("/proc/swaps", "rb") as file:
+        for line in file.read().splitlines()[1:]:
+            path = unescape(line.split()[0])
+            if is_below(path, mount_point):
+                found.append(f"swap on {printable(path)}: swapoff {shlex.quote(path)}")
     return found
 
 
