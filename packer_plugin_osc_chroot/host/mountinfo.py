@@ -2,8 +2,10 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -56,21 +58,22 @@ def mounts_below(path: str) -> list[Mount]:
 
 
 def unmount_order(mounts: Sequence[Mount]) -> list[Mount]:
-    """Of mounts in the table's order: each after all that are mounted on it, later ones first.
+    """Of mounts in the table's order: last first, but each after all that are mounted on it.
 
     The table alone does not tell: a mount that was moved onto a later one keeps its place there.
     """
-    ids = {mount.mount_id for mount in mounts}
-    children: dict[int, list[Mount]] = {}
-    for mount in mounts:
-        children.setdefault(mount.parent_id if mount.parent_id in ids else 0, []).append(mount)
+    place = {mount.mount_id: index for index, mount in enumerate(mounts)}
+    on_it = Counter(mount.parent_id for mount in mounts)
+    free = [-place[mount.mount_id] for mount in mounts if not on_it[mount.mount_id]]
+    heapify(free)
     order = []
-    waiting = children.get(0, [])[::-1]
-    while waiting:
-        mount = waiting.pop()
+    while free:
+        mount = mounts[-heappop(free)]
         order.append(mount)
-        waiting += children.get(mount.mount_id, [])[::-1]
-    return order[::-1]
+        on_it[mount.parent_id] -= 1
+        if not on_it[mount.parent_id] and mount.parent_id in place:
+            heappush(free, -place[mount.parent_id])
+    return order
 
 
 def is_below(path: str, top: str) -> bool:

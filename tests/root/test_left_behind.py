@@ -5,23 +5,21 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from guest_tree import loop_device, no_mount_left, run
+from whole_root import whole_root
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below
-from packer_plugin_osc_chroot.host.mounts import ExtraMount, extra_mounts, mounted_root
-from packer_plugin_osc_chroot.host.transfer import open_rootfs
+from packer_plugin_osc_chroot.host.mounts import ExtraMount, mounted_root
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
-
-MOUNTS = [ExtraMount("proc", "proc", "/proc"), ExtraMount("bind", "/dev", "/dev")]
 
 
 @pytest.fixture(scope="module")
@@ -36,23 +34,6 @@ def target(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "root"
 
 
-@contextmanager
-def whole_root(
-    device: str,
-    target: Path,
-    *,
-    host: Host | None = None,
-    mounts: list[ExtraMount] = MOUNTS,
-    ui: RecordingUi | None = None,
-) -> Iterator[Path]:
-    host, ui, token = host or Host(), ui or RecordingUi(), CancelToken()
-    with ExitStack() as stack:
-        root = stack.enter_context(mounted_root(host, device, str(target), ui=ui, token=token))
-        rootfs = stack.enter_context(open_rootfs(host, root))
-        stack.enter_context(extra_mounts(host, root, rootfs, mounts, ui=ui, token=token))
-        yield root
-
-
 def test_nested_chroot_mounts_in_order_and_undone_in_reverse(device: str, target: Path) -> None:
     commands: list[str] = []
 
@@ -62,7 +43,7 @@ def test_nested_chroot_mounts_in_order_and_undone_in_reverse(device: str, target
 
     points = ["/a", "/a/b", "/a/b/c", "/other", "/a/b/d"]
     mounts = [ExtraMount("tmpfs", f"t{number}", point) for number, point in enumerate(points)]
-    with whole_root(device, target, host=Host(wrap=note), mounts=mounts) as root:
+    with whole_root(device, target, host=Host(wrap=note), mounts=mounts) as (root, _):
         seen = [each.mount_point.removeprefix(str(root)) for each in mounts_below(str(root))]
         assert seen == ["", *points]
     last = [each.split()[-1].removeprefix(str(target)) for each in commands]
@@ -116,7 +97,7 @@ def odd_name(root: Path) -> None:
 def test_mounts_in_odd_places_are_undone(
     device: str, target: Path, left: Callable[[Path], None]
 ) -> None:
-    with whole_root(device, target) as root:
+    with whole_root(device, target) as (root, _):
         left(root)
     assert not target.exists()
     subprocess.run(["e2fsck", "-fn", device], check=True, capture_output=True)
@@ -126,7 +107,7 @@ def test_daemon_with_a_deleted_cwd_and_a_file_of_an_odd_name_is_ended(
     device: str, target: Path
 ) -> None:
     ui = RecordingUi()
-    with whole_root(device, target, ui=ui) as root:
+    with whole_root(device, target, ui=ui) as (root, _):
         gone = root / "tmp/gone"
         gone.mkdir()
         (root / "tmp/a\nb\x1b[31m").write_text("")
@@ -146,7 +127,7 @@ def test_daemon_with_a_deleted_cwd_and_a_file_of_an_odd_name_is_ended(
 def test_program_of_the_image_that_runs_outside_is_ended(device: str, target: Path) -> None:
     """Its executable alone lies in the root."""
     ui = RecordingUi()
-    with whole_root(device, target, ui=ui) as root:
+    with whole_root(device, target, ui=ui) as (root, _):
         daemon = subprocess.Popen(
             ["sleep", "73"], executable=root / "bin/busybox", cwd="/", stdin=subprocess.DEVNULL
         )
@@ -159,7 +140,7 @@ def test_program_of_the_image_that_runs_outside_is_ended(device: str, target: Pa
 def test_what_the_kernel_keeps_in_the_root_is_named(device: str, target: Path, kind: str) -> None:
     with ExitStack() as stack:
         with pytest.raises(UndoError) as caught:
-            with whole_root(device, target, mounts=[]) as root:
+            with whole_root(device, target, mounts=[]) as (root, _):
                 file = root / "tmp/a file"
                 file.write_bytes(b"\0" * 4_000_000)
                 file.chmod(0o600)
