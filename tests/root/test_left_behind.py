@@ -1,8 +1,10 @@
 """What provisioners leave in a root: mounts in odd places, processes, and what the kernel keeps."""
 
 import os
+import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -134,6 +136,30 @@ def test_program_of_the_image_that_runs_outside_is_ended(device: str, target: Pa
         time.sleep(0.2)
     assert daemon.wait(1) == -signal.SIGTERM
     assert f"  {daemon.pid} sleep 73 (executable)" in [text for _, text in ui.said]
+
+
+ENDED_FIRST_THREAD = """
+import ctypes, os, platform, sys, threading, time
+os.chdir(sys.argv[1])
+threading.Thread(target=time.sleep, args=[74]).start()
+print(flush=True)
+# exit(2), which ends the thread that calls it alone.
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+"""
+
+
+def test_process_whose_first_thread_has_ended_is_found(device: str, target: Path) -> None:
+    ui = RecordingUi()
+    with whole_root(device, target, ui=ui) as (root, _):
+        daemon = subprocess.Popen(
+            [sys.executable, "-c", ENDED_FIRST_THREAD, root], stdout=subprocess.PIPE
+        )
+        assert daemon.stdout is not None
+        daemon.stdout.readline()
+        time.sleep(0.2)
+    daemon.stdout.close()
+    assert daemon.wait(1) == -signal.SIGTERM
+    assert re.search(rf"  {daemon.pid} .*\(cwd\)", ui.text)
 
 
 @pytest.mark.parametrize("kind", ["loop device", "swap"])
