@@ -2,10 +2,20 @@
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
 
-from packer_plugin_osc_chroot.host.mountinfo import Mount, is_below, mount_id_of, read_mounts
+from packer_plugin_osc_chroot.host.mountinfo import (
+    Mount,
+    is_below,
+    mount_id_of,
+    read_mounts,
+    unescape,
+)
 from packer_plugin_osc_chroot.host.procfs import ancestors, command_line, pids
+from packer_plugin_osc_chroot.ui import printable
 
 # Links of a process in /proc, and what they are called to the user.
 _PLACES = (("root", "root"), ("cwd", "cwd"), ("exe", "executable"))
@@ -45,13 +55,31 @@ def find_holders(mount_point: str, *, spare: Collection[int] = ()) -> list[Holde
         spared |= ancestors(pid)
     found = []
     for pid in sorted(set(pids()) - spared):
-        its = _link(f"/proc/{pid}/ns/mnt")
-        if its == namespace:
-            why = _why(pid, mount_point, inside=inside, elsewhere=elsewhere)
-        else:
-            why = _why_elsewhere(pid, mount_point, ids=ids, device=device)
-        if why:
-            found.append(Holder(pid, command_line(pid), why))
+        for thread in _threads(pid):
+            if _link(f"/proc/{thread}/ns/mnt") == namespace:
+                why = _why(thread, mount_point, inside=inside, elsewhere=elsewhere)
+            else:
+                why = _why_elsewhere(thread, mount_point, ids=ids, device=device)
+            if why:
+                found.append(Holder(pid, command_line(pid), printable(why)))
+                break
+    return found
+
+
+def find_kernel_users(mount_point: str) -> list[str]:
+    """What keeps a mount busy without a process: loop devices and swap on files in it."""
+    found = []
+    for backing in sorted(Path("/sys/block").glob("*/loop/backing_file")):
+        with suppress(OSError):
+            path = os.fsdecode(backing.read_bytes()).removesuffix("\n")
+            if is_below(path, mount_point):
+                device = f"/dev/{backing.parts[-3]}"
+                found.append(f"loop device {device} of {printable(path)}: losetup -d {device}")
+    with suppress(OSError), open("/proc/swaps", "rb") as file:
+        for line in file.read().splitlines()[1:]:
+            path = unescape(line.split()[0])
+            if is_below(path, mount_point):
+                found.append(f"swap on {printable(path)}: swapoff {shlex.quote(path)}")
     return found
 
 
@@ -86,23 +114,35 @@ def _device(mount_point: str, mounts: Sequence[Mount]) -> str:
     return at[0] if all(is_below(mount.mount_point, mount_point) for mount in same) else ""
 
 
-def _why(pid: int, mount_point: str, *, inside: Sequence[Mount], elsewhere: Collection[str]) -> str:
+def _threads(pid: int) -> list[str]:
+    """Where /proc shows what a process has: its first thread, or the others where that has ended."""
+    if _link(f"/proc/{pid}/cwd"):
+        return [str(pid)]
+    try:
+        return [f"{pid}/task/{thread}" for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+
+
+def _why(
+    process: str, mount_point: str, *, inside: Sequence[Mount], elsewhere: Collection[str]
+) -> str:
     """A path alone says little: it may be of what the mount covers, and counts unless it is that.
 
     `inside` are the mounts at and below the mount point, `elsewhere` the numbers of devices that are
     mounted at other places only.
     """
-    base = f"/proc/{pid}"
+    base = f"/proc/{process}"
     ids = {mount.mount_id for mount in inside}
     for name, words in _PLACES:
         target = _link(f"{base}/{name}")
         if is_below(target, mount_point) and _lies_in(f"{base}/{name}", target, inside):
             return words
-    for fd in _fds(pid):
+    for fd in _fds(process):
         target = _link(f"{base}/fd/{fd}")
-        if is_below(target, mount_point) and mount_id_of(int(fd), pid) in (None, *ids):
+        if is_below(target, mount_point) and mount_id_of(int(fd), process) in (None, *ids):
             return f"open file {target.removeprefix(mount_point) or '/'}"
-    for number, path in _maps(pid):
+    for number, path in _maps(process):
         if is_below(path, mount_point) and number not in elsewhere:
             return f"mapped file {path.removeprefix(mount_point)}"
     return ""
@@ -123,11 +163,11 @@ def _lies_in(link: str, target: str, inside: Sequence[Mount]) -> bool:
         os.close(fd)
 
 
-def _why_elsewhere(pid: int, mount_point: str, *, ids: Collection[int], device: str) -> str:
+def _why_elsewhere(process: str, mount_point: str, *, ids: Collection[int], device: str) -> str:
     """As `_why`, for a process that sees other mounts than we do, some of them maybe copies."""
-    base = f"/proc/{pid}"
+    base = f"/proc/{process}"
     try:
-        mounts = read_mounts(pid)
+        mounts = read_mounts(process)
     except OSError:
         return ""
     # The table counts from the process's root, its links from the top of its namespace.
@@ -140,12 +180,12 @@ def _why_elsewhere(pid: int, mount_point: str, *, ids: Collection[int], device: 
                 return words
     tops = {mount_point, *(mount.mount_point for mount in copies)}
     ids = {*ids, *(mount.mount_id for mount in copies)}
-    for fd in _fds(pid):
+    for fd in _fds(process):
         target = _link(f"{base}/fd/{fd}")
-        if any(is_below(target, top) for top in tops) and mount_id_of(int(fd), pid) in ids:
+        if any(is_below(target, top) for top in tops) and mount_id_of(int(fd), process) in ids:
             return f"open file {target}"
     if copies:
-        for number, path in _maps(pid):
+        for number, path in _maps(process):
             if number == device and any(is_below(path, top) for top in tops):
                 return f"mapped file {path}"
     return ""
@@ -161,17 +201,17 @@ def _mount_of(path: str, mounts: Sequence[Mount]) -> Mount | None:
     return found
 
 
-def _fds(pid: int) -> list[str]:
+def _fds(process: str) -> list[str]:
     try:
-        return os.listdir(f"/proc/{pid}/fd")
+        return os.listdir(f"/proc/{process}/fd")
     except OSError:
         return []
 
 
-def _maps(pid: int) -> Iterator[tuple[str, str]]:
+def _maps(process: str) -> Iterator[tuple[str, str]]:
     """The device ("MAJOR:MINOR") and the path of each mapped file."""
     try:
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="surrogateescape") as file:
+        with open(f"/proc/{process}/maps", encoding="utf-8", errors="surrogateescape") as file:
             for line in file:
                 # Six columns; the path, with newlines as \012, is the last.
                 columns = line.rstrip("\n").split(maxsplit=5)

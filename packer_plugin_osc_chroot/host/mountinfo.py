@@ -2,7 +2,10 @@
 
 import os
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
@@ -12,6 +15,7 @@ class Mount:
     """`mount_id` tells a mount from every other of the machine while it is there."""
 
     mount_id: int
+    parent_id: int
     device_number: str
     mount_point: str
     fstype: str
@@ -27,17 +31,18 @@ def parse_mountinfo(data: bytes) -> list[Mount]:
         mounts.append(
             Mount(
                 mount_id=int(fields[0]),
+                parent_id=int(fields[1]),
                 device_number=fields[2].decode("ascii"),
-                mount_point=_unescape(fields[4]),
-                fstype=_unescape(kind[0]),
-                source=_unescape(kind[1]),
+                mount_point=unescape(fields[4]),
+                fstype=unescape(kind[0]),
+                source=unescape(kind[1]),
             )
         )
     return mounts
 
 
-def _unescape(field: bytes) -> str:
-    # Space, tab, newline and backslash are written as octal numbers.
+def unescape(field: bytes) -> str:
+    """A name in a table of the kernel, where space, tab, newline and backslash are octal numbers."""
     return os.fsdecode(_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))
 
 
@@ -50,6 +55,25 @@ def read_mounts(process: int | str = "self") -> list[Mount]:
 def mounts_below(path: str) -> list[Mount]:
     """What is mounted at or below a path (absolute, without symlinks), in mounting order."""
     return [mount for mount in read_mounts() if is_below(mount.mount_point, path)]
+
+
+def unmount_order(mounts: Sequence[Mount]) -> list[Mount]:
+    """Of mounts in the table's order: last first, but each after all that are mounted on it.
+
+    The table alone does not tell: a mount that was moved onto a later one keeps its place there.
+    """
+    place = {mount.mount_id: index for index, mount in enumerate(mounts)}
+    on_it = Counter(mount.parent_id for mount in mounts)
+    free = [-place[mount.mount_id] for mount in mounts if not on_it[mount.mount_id]]
+    heapify(free)
+    order = []
+    while free:
+        mount = mounts[-heappop(free)]
+        order.append(mount)
+        on_it[mount.parent_id] -= 1
+        if not on_it[mount.parent_id] and mount.parent_id in place:
+            heappush(free, -place[mount.parent_id])
+    return order
 
 
 def is_below(path: str, top: str) -> bool:

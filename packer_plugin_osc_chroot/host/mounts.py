@@ -115,7 +115,20 @@ def mounted_root(
         with machine_files(host) as files:
             check_unused(files, Path(device), token=token)
         mount(host, device, root, fstype=fstype, options=options, token=token)
+        if _is_read_only(root) and "ro" not in ",".join(options).split(","):
+            raise BuildError(
+                f"{device} can only be mounted read-only: the disk or its filesystem takes no writes",
+                hint="The kernel's log (dmesg) says why.",
+            )
         yield Path(root)
+
+
+def _is_read_only(root: str) -> bool:
+    try:
+        return bool(os.statvfs(root).f_flag & os.ST_RDONLY)
+    except OSError:
+        # A place that this user may not look at: whoever writes there will be told.
+        return False
 
 
 def unmount_root(

@@ -5,9 +5,10 @@ The original is renamed within its own directory, to a hidden name: that keeps e
 """
 
 import errno
+import fcntl
 import os
-import secrets
 import stat
+import struct
 from typing import Any
 
 from packer_plugin_osc_chroot.host.mountinfo import mount_id_of
@@ -18,7 +19,9 @@ from packer_plugin_osc_chroot.host.trees import (
     FILE,
     LINK,
     NEW_FLAGS,
+    READ_FLAGS,
     SKIPPED,
+    hidden_name,
     read_chunks,
     write_all,
 )
@@ -33,6 +36,8 @@ _NO_ATTRIBUTES = (
     errno.EINVAL,
     errno.ENODATA,
 )
+# FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IMMUTABLE_FL and FS_APPEND_FL of linux/fs.h.
+_GET_FLAGS, _SET_FLAGS, _LOCKED = 0x80086601, 0x40086602, 0x10 | 0x20
 _HERE = " (on this machine)"
 
 
@@ -123,12 +128,19 @@ def _on_this_machine(error: OSError, path: str) -> OSError:
 
 
 def _set_aside(spot: Spot, placed: Placed) -> None:
+    if spot.stat is not None:
+        aside = hidden_name(spot.name)
+        try:
+            os.rename(spot.name, aside, src_dir_fd=spot.directory, dst_dir_fd=spot.directory)
+        except PermissionError:
+            if _flags(spot) & _LOCKED:
+                words = "is immutable in the image (chattr +i): leave it out of copy_files"
+                raise OSError(errno.EPERM, words, spot.real) from None
+            raise
+        placed["aside"] = aside
+    # Only now: putting back removes what is there.
     placed["real"] = spot.real
     placed["mount"] = _mount_of(spot.directory)
-    if spot.stat is not None:
-        aside = f".{spot.name[:200]}.packer-{secrets.token_hex(4)}"
-        os.rename(spot.name, aside, src_dir_fd=spot.directory, dst_dir_fd=spot.directory)
-        placed["aside"] = aside
 
 
 def _fill(spot: Spot, source: int, found: os.stat_result) -> None:
@@ -224,22 +236,15 @@ def put_back(rooted: Rooted, placed: Placed) -> bool:
             if placed["id"] is not None:
                 now = None if spot.stat is None else _identity(spot.stat)
                 changed = now != placed["id"]
-            if spot.is_dir:
-                # Nothing can be renamed over a folder that has something in it.
-                _remove_tree(spot.directory, spot.name, shown=spot.real)
-            if placed["aside"]:
-                had = os.stat(placed["aside"], dir_fd=spot.directory, follow_symlinks=False)
-                if stat.S_ISDIR(had.st_mode) and spot.stat is not None and not spot.is_dir:
-                    # A folder cannot be renamed over anything else.
-                    os.unlink(spot.name, dir_fd=spot.directory)
-                os.rename(
-                    placed["aside"],
-                    spot.name,
-                    src_dir_fd=spot.directory,
-                    dst_dir_fd=spot.directory,
-                )
-            elif spot.stat is not None and not spot.is_dir:
-                os.unlink(spot.name, dir_fd=spot.directory)
+            try:
+                _restore(spot, placed["aside"])
+            except PermissionError:
+                # A provisioner has locked it (chattr +i): the copy is ours all the same.
+                if not (flags := _flags(spot)) & _LOCKED:
+                    raise
+                _set_flags(spot, flags & ~_LOCKED)
+                changed = True
+                _restore(spot, placed["aside"])
     for path in reversed(placed["made"]):
         try:
             with rooted.find(path, follow=False) as spot:
@@ -248,6 +253,45 @@ def put_back(rooted: Rooted, placed: Placed) -> bool:
             # A provisioner put something there: then it belongs to the image.
             continue
     return changed
+
+
+def _restore(spot: Spot, aside: str) -> None:
+    """What is there goes, and what is aside, if anything, takes its place."""
+    if spot.is_dir:
+        # Nothing can be renamed over a folder that has something in it.
+        _remove_tree(spot.directory, spot.name, shown=spot.real)
+    if aside:
+        had = os.stat(aside, dir_fd=spot.directory, follow_symlinks=False)
+        if stat.S_ISDIR(had.st_mode) and spot.stat is not None and not spot.is_dir:
+            # A folder cannot be renamed over anything else.
+            os.unlink(spot.name, dir_fd=spot.directory)
+        os.rename(aside, spot.name, src_dir_fd=spot.directory, dst_dir_fd=spot.directory)
+    elif spot.stat is not None and not spot.is_dir:
+        os.unlink(spot.name, dir_fd=spot.directory)
+
+
+def _flags(spot: Spot) -> int:
+    """The file's flags, as of lsattr(1); none where it has none."""
+    return _with_flags(spot, _GET_FLAGS, 0)
+
+
+def _set_flags(spot: Spot, flags: int) -> None:
+    _with_flags(spot, _SET_FLAGS, flags)
+
+
+def _with_flags(spot: Spot, request: int, flags: int) -> int:
+    if spot.stat is None or not stat.S_ISREG(spot.stat.st_mode):
+        return 0
+    fd = os.open(spot.name, READ_FLAGS, dir_fd=spot.directory)
+    try:
+        answer = fcntl.ioctl(fd, request, struct.pack("@I4x", flags))
+        return int(struct.unpack("@I4x", answer)[0])
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.ENOTSUP):
+            return 0
+        raise
+    finally:
+        os.close(fd)
 
 
 def _remove_tree(parent: int, name: str, *, shown: str) -> None:

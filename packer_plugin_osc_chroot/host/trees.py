@@ -218,6 +218,11 @@ class TreeWriter:
             self._leave()
 
 
+def hidden_name(name: str) -> str:
+    """A name for what is beside a file for a while; of 255 bytes at most, as every name."""
+    return f".{os.fsdecode(os.fsencode(name)[:200])}.packer-{secrets.token_hex(4)}"
+
+
 class FileWriter:
     """A file that is written: it is there at `commit`, and whole. `abandon` leaves what was there.
 
@@ -246,7 +251,7 @@ class FileWriter:
         self._old = os.open(self._name, OVER_FLAGS, dir_fd=self._directory)
         if not stat.S_ISREG(os.fstat(self._old).st_mode):
             raise OSError(errno.EINVAL, "is no regular file", self._real)
-        aside = f".{self._name[:200]}.packer-{secrets.token_hex(4)}"
+        aside = hidden_name(self._name)
         try:
             self._fd = os.open(
                 aside, NEW_FLAGS & ~os.O_WRONLY | os.O_RDWR, 0o600, dir_fd=self._directory

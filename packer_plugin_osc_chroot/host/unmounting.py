@@ -20,7 +20,8 @@ from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError,
 from packer_plugin_osc_chroot.host import holders
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import block_size
-from packer_plugin_osc_chroot.host.mountinfo import Mount, mounts_below
+from packer_plugin_osc_chroot.host.holders_scan import find_kernel_users
+from packer_plugin_osc_chroot.host.mountinfo import Mount, mounts_below, unmount_order
 from packer_plugin_osc_chroot.host.procfs import Family, command_line
 from packer_plugin_osc_chroot.host.rootfs import Files
 from packer_plugin_osc_chroot.ui import Ui
@@ -71,24 +72,24 @@ def umount(
         else:
             token.sleep(BUSY_PAUSE * 2**attempt)
     left = [str(holder) for holder in holders.find_all(files, root, token=token)]
+    left += find_kernel_users(root)
     assert failed is not None
     raise UndoError(
         f"{target} cannot be unmounted: {failed.details[-1] if failed.details else failed}",
         left=[f"{target} is still mounted", *left],
-        hint=""
-        if left
-        else "No process holds it; the kernel may (a swap file, a loop device, an NFS export in it).",
+        hint="" if left else "No process holds it; the kernel may (an NFS export in it).",
     )
 
 
 def umount_below(
     host: Host, root: str, *, itself: bool, ui: Ui, token: CancelToken, hurry: bool = False
 ) -> None:
-    """Unmount everything below `root`, last first, whoever mounted it; then `root` if `itself`.
-
-    Raises UndoError.
+    """Unmount everything below `root` and over it, last first, whoever mounted it; then `root` if
+    `itself`. Raises UndoError.
     """
-    mounts = [each for each in mounts_below(root) if itself or each.mount_point != root]
+    mounts = mounts_below(root)
+    if not itself and (own := _at(root, mounts)) is not None:
+        mounts.remove(own)
     umount_all(host, root, mounts, ui=ui, token=token, hurry=hurry)
 
 
@@ -107,10 +108,11 @@ def umount_all(
     a short one for each. Raises one UndoError that names each mount that stays.
     """
     failures: list[UndoError] = []
+    bottom = _at(root, mounts_below(root))
     with holders.machine_files(host) as files:
-        for each in reversed(mounts):
+        for each in unmount_order(mounts):
             point = each.mount_point
-            if point == root and failures:
+            if each == bottom and failures:
                 still = f"{point} is still mounted"
                 failures.append(UndoError(still, left=[still]))
                 continue
@@ -125,6 +127,11 @@ def umount_all(
     if failures:
         left = dict.fromkeys(each for failure in failures for each in failure.left)
         raise UndoError(failures[0].message, left=list(left), hint=failures[0].hint)
+
+
+def _at(root: str, mounts: Sequence[Mount]) -> Mount | None:
+    """The mount of the root itself: what is mounted over it comes later."""
+    return next((each for each in mounts if each.mount_point == root), None)
 
 
 def release(host: Host, device: str, *, ui: Ui, token: CancelToken) -> None:

@@ -1,5 +1,6 @@
 """copy_files: there while provisioners run, and the image as it was afterwards."""
 
+import errno
 import os
 import stat
 import struct
@@ -303,6 +304,60 @@ def test_links_in_the_image_lead_nowhere_outside(
         with copied(rootfs, source):
             raise AssertionError
     assert not list(outside.iterdir())
+
+
+@pytest.mark.parametrize("had", ["own", "nothing"])
+def test_copy_that_a_provisioner_made_immutable_goes_all_the_same(
+    rootfs: RootFs, tmp_path: Path, source: Path, had: str
+) -> None:
+    """As many do with /etc/resolv.conf."""
+    ui = RecordingUi()
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    if had == "own":
+        target.write_text("the image's own")
+    with copied(rootfs, source, ui=ui):
+        run("chattr", "+i", str(target))
+    if had == "own":
+        assert target.read_text() == "the image's own"
+        assert "i" not in run("lsattr", str(target)).split()[0]
+    assert len(list(target.parent.iterdir())) == int(had == "own")
+    assert "was changed during provisioning" in ui.text
+
+
+def test_immutable_file_of_the_image_is_said_and_left(
+    rootfs: RootFs, tmp_path: Path, source: Path
+) -> None:
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    target.write_text("own")
+    run("chattr", "+i", str(target))
+    try:
+        with pytest.raises(BuildError, match=r"is immutable in the image \(chattr \+i\)"):
+            with copied(rootfs, source):
+                raise AssertionError
+    finally:
+        run("chattr", "-i", str(target))
+    assert target.read_text() == "own"
+
+
+def test_file_of_the_image_that_cannot_be_set_aside_stays(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where its folder would have to grow on a full disk."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    target = inside(tmp_path, source)
+    target.parent.mkdir(parents=True)
+    target.write_text("own")
+    with open_rootfs(Host(), tmp_path / "root") as files:
+        monkeypatch.setattr(os, "rename", full)
+        with pytest.raises(BuildError, match="no space left"):
+            with copied(files, source):
+                raise AssertionError
+    assert target.read_text() == "own"
 
 
 def test_lost_original_is_said(rootfs: RootFs, tmp_path: Path, source: Path) -> None:

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from guest_tree import loop_device, no_mount_left, run
+from whole_root import DEFAULTS, whole_root
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError, UndoError
@@ -20,20 +21,12 @@ from packer_plugin_osc_chroot.host import link_lock
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.holders_scan import find_holders
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below, read_mounts
-from packer_plugin_osc_chroot.host.mounts import ExtraMount, extra_mounts, mounted_root
+from packer_plugin_osc_chroot.host.mounts import ExtraMount
 from packer_plugin_osc_chroot.host.procfs import read_process
-from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
 
-DEFAULTS = [
-    ExtraMount("proc", "proc", "/proc"),
-    ExtraMount("sysfs", "sysfs", "/sys"),
-    ExtraMount("bind", "/dev", "/dev"),
-    ExtraMount("devpts", "devpts", "/dev/pts"),
-    ExtraMount("binfmt_misc", "binfmt_misc", "/proc/sys/fs/binfmt_misc"),
-]
 HOSTS = [Host(), Host(wrap=lambda command: f"sudo -n {command}")]
 
 
@@ -47,27 +40,6 @@ def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def target(tmp_path: Path) -> Iterator[Path]:
     with no_mount_left(tmp_path):
         yield tmp_path / "made" / "root with space"
-
-
-@contextmanager
-def whole_root(
-    device: str,
-    target: Path,
-    *,
-    host: Host = HOSTS[0],
-    mounts: list[ExtraMount] = DEFAULTS,
-    ui: RecordingUi | None = None,
-    token: CancelToken | None = None,
-) -> Iterator[tuple[Path, RootFs]]:
-    ui = ui or RecordingUi()
-    token = token or CancelToken()
-    with ExitStack() as stack:
-        root = stack.enter_context(
-            mounted_root(host, device, str(target), options=["noatime", "rw"], ui=ui, token=token)
-        )
-        rootfs = stack.enter_context(open_rootfs(host, root))
-        stack.enter_context(extra_mounts(host, root, rootfs, mounts, ui=ui, token=token))
-        yield root, rootfs
 
 
 def fsck(device: str) -> None:
@@ -384,7 +356,7 @@ SHARED_HOST = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
-from test_mounts import DEFAULTS, whole_root
+from whole_root import DEFAULTS, whole_root
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.host.chroot import Chroot
 from packer_plugin_osc_chroot.host.commands import Host

@@ -34,6 +34,30 @@ def test_file_up_and_down(place: Place) -> None:
     assert place.download("tmp/run") == b""
 
 
+@pytest.mark.parametrize("name", ["é" * 127, "n" * 255, os.fsdecode(b"\xff" * 254)])
+def test_existing_file_of_the_longest_name(place: Place, name: str) -> None:
+    """255 bytes, whatever characters they make."""
+    for data in (b"old", b"new"):
+        place.upload(f"/tmp/{name}", data)
+    assert place.download(f"/tmp/{name}") == b"new"
+    assert os.listdir(place.root / "tmp") == [name]
+    source = place.top / name
+    source.write_text("host")
+    own = place.root / str(source).lstrip("/")
+    own.parent.mkdir(parents=True)
+    own.write_text("own")
+    with copied_files(
+        place.files,
+        [str(source)],
+        host=Host(),
+        root=Path("/no/such/root"),
+        ui=RecordingUi(),
+        token=CancelToken(),
+    ):
+        assert own.read_text() == "host"
+    assert own.read_text() == "own"
+
+
 def test_existing_file_keeps_its_mode_and_owner(place: Place) -> None:
     target = place.root / "etc/config"
     target.write_text("something longer than what comes")

@@ -2,12 +2,16 @@
 
 import os
 
+import pytest
+
 from packer_plugin_osc_chroot.host.mountinfo import (
+    Mount,
     is_below,
     mount_id_of,
     mounts_below,
     parse_mountinfo,
     read_mounts,
+    unmount_order,
 )
 
 TABLE = rb"""22 27 0:21 / /proc rw,relatime shared:5 - proc proc rw
@@ -29,6 +33,29 @@ def test_own_table() -> None:
     assert "/proc" in [mount.mount_point for mount in read_mounts()]
     assert [mount.mount_point for mount in mounts_below("/proc")][0] == "/proc"
     assert mounts_below("/pro") == []
+
+
+@pytest.mark.parametrize(
+    ("table", "order"),
+    [
+        ("1:/ 2:/a>1 3:/a/b>2 4:/c>1", "4 3 2 1"),
+        # Something over the top, and over a folder that has a mount in it.
+        ("1:/ 2:/a/b>1 3:/a>1 4:/>1", "4 3 2 1"),
+        ("1:/ 2:/>1 3:/a>2", "3 2 1"),
+        # The first was moved onto the last.
+        ("1:/ 2:/b/in>3 3:/b>1", "2 3 1"),
+        ("7:/a>1 8:/b>1 9:/a/c>7", "9 8 7"),
+    ],
+)
+def test_unmounted_in_an_order_in_which_nothing_is_in_the_way(table: str, order: str) -> None:
+    mounts = []
+    for line in table.split():
+        number, _, rest = line.partition(":")
+        point, _, parent = rest.partition(">")
+        mounts.append(Mount(int(number), int(parent or 99), "0:1", point, "tmpfs", "t"))
+    assert [each.mount_id for each in unmount_order(mounts)] == [
+        int(each) for each in order.split()
+    ]
 
 
 def test_paths_below() -> None:
