@@ -39,6 +39,14 @@ def text(value: str) -> str | None:
     return None
 
 
+def key(value: str) -> str | None:
+    """Of a key or a token, which is never quoted."""
+    # A line end that came along from a file is taken off.
+    if all(" " <= char <= "~" for char in value.strip()):
+        return None
+    return "holds characters that no key has: a line end inside of it, or letters with accents"
+
+
 def image_name(value: str) -> str | None:
     if bad := sorted({char for char in value if not _IMAGE_NAME.fullmatch(char)}):
         shown = " ".join(repr(char) for char in bad[:10])
@@ -118,7 +126,7 @@ def url(value: str) -> str | None:
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         good = False
-    if good and not any(char.isspace() for char in value):
+    if good and not any(char.isspace() or char in "?#@" for char in value):
         return None
     return f'must be an address such as http://169.254.169.254, found "{value}"'
 
@@ -128,6 +136,15 @@ def description(value: str) -> str | None:
         shown = " ".join(repr(char) for char in bad)
         return f"may hold no control characters, found {shown}"
     return None
+
+
+def long_description(value: str) -> str | None:
+    """What may be wrong with it: for a warning."""
+    if len(value) <= DESCRIPTION_CHARACTERS:
+        return None
+    return (
+        f"has {len(value)} characters; more than {DESCRIPTION_CHARACTERS} may be refused by the API"
+    )
 
 
 def virtualization_type(value: str) -> str | None:

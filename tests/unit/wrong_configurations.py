@@ -188,6 +188,14 @@ def wrong_texts() -> Iterator[Wrong]:
     )
 
 
+def wrong_at_any_data() -> Iterator[Wrong]:
+    """Late templates that fail whatever the build's data is."""
+    yield _value("tags.a", {"a": "{{build `ID`}}"}, 'build data "ID" is not available here')
+    yield _value("tags.a", {"a": "{{template_dir}}"}, "template_dir is not available here")
+    yield _value("omi_description", "{{split `a` `,` 1}}", "split: there is no part 1")
+    yield _value("pre_mount_commands[0]", ["{{index `abc` 3}}"], "index out of range: 3")
+
+
 def wrong_values() -> Iterator[Wrong]:
     """Values of the right type that an option cannot have."""
     yield _value("region", "Paris", "must be the name of a Region such as eu-west-2")
@@ -199,6 +207,13 @@ def wrong_values() -> Iterator[Wrong]:
     yield _value("custom_endpoint_oapi", "https://x:99999", "must be an endpoint")
     yield _value("metadata_url", "169.254.169.254", "must be an address such as http://")
     yield _value("metadata_url", "http://", "must be an address")
+    yield _value("metadata_url", "http://me:secret@h", "must be an address such as")
+    yield _value("custom_endpoint_oapi", "https://me:secret@h", "must have no user name in it")
+    yield _value("custom_endpoint_oapi", "https://h/api?x", "must be an endpoint such as")
+    for name in ("access_key", "secret_key", "token"):
+        pair = {"access_key": "A", "secret_key": "S"}
+        for value in ("é", "a\nb", "a{{`\t`}}b"):
+            yield Wrong(name, "holds characters that no key has", {**GOOD, **pair, name: value})
     yield _value("vm_id", "vm-12345678", "must be the id of a VM such as i-1a2b3c4d")
     yield _value("vm_id", "i-XYZ", "must be the id of a VM")
     yield _value("source_omi", "debian", "must be the id of an OMI such as ami-1a2b3c4d")
@@ -442,6 +457,7 @@ def all_wrong() -> list[Wrong]:
         *wrong_templates(),
         *endless_templates(),
         *wrong_texts(),
+        *wrong_at_any_data(),
         *wrong_values(),
         *wrong_filters(),
         *wrong_devices(),
