@@ -39,9 +39,7 @@ class Rules:
         self._check_vm()
         self._check_regions()
         self._check_replacing()
-        description = self._get("omi_description") or ""
-        if "{{" not in description and (doubt := checks.long_description(description)):
-            self._report.warn("omi_description", doubt)
+        self._check_description()
 
     def _get(self, name: str) -> Any:
         """The option's value; None where it is not set, or has an error."""
@@ -200,6 +198,11 @@ class Rules:
                     f'must be "{region}", the Region of the build, found "{each}": OUTSCALE copies'
                     " OMIs within one Region only; build once in each",
                 )
+
+    def _check_description(self) -> None:
+        description = self._get("omi_description") or ""
+        if "{{" not in description and (doubt := checks.long_description(description)):
+            self._report.warn("omi_description", doubt)
 
     def _check_replacing(self) -> None:
         replaces = self._values.get("force_deregister") or self._is_forced
