@@ -33,6 +33,9 @@ GENERATED_DATA: Mapping[str, str] = {
 }
 """What templates may use as `build.NAME` beside core's own names, and what each is."""
 
+MAX_SHOWN = 200
+"""Errors, and warnings: what goes to Packer is one message of 4 MiB at most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -83,9 +86,16 @@ def prepare(
         config=None if report.errors else Config(**given, packer=packer),
         scope=scope,
         secrets=tuple(secret for secret in secrets if secret),
-        warnings=tuple(report.warnings),
-        errors=tuple(report.errors),
+        warnings=_shown(report.warnings),
+        errors=_shown(report.errors),
     )
+
+
+def _shown(messages: Sequence[str]) -> tuple[str, ...]:
+    """Those that somebody may read."""
+    if len(messages) <= MAX_SHOWN:
+        return tuple(messages)
+    return (*messages[:MAX_SHOWN], f"and {len(messages) - MAX_SHOWN} more")
 
 
 def _packer(raw: Mapping[str, Any]) -> Packer:
