@@ -21,7 +21,8 @@ MAX_IOPS = 13_000
 MAX_IOPS_PER_GIB = 300
 # CreateImage, BootModes.
 BOOT_MODES = ("legacy", "uefi")
-# CreateImage has no limit of a Description in the document; EC2's, which the API follows, is this.
+# The document has no limit for CreateImage's Description. This is that of the descriptions and values
+# that it has one for (CreateSecurityGroup, CreateTags): beyond it users are warned, not refused.
 DESCRIPTION_CHARACTERS = 255
 # CreateTags: a key has 1 to 255 characters, a value at most 255.
 _MAX_TAG = 255
