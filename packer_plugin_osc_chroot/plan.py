@@ -240,6 +240,8 @@ def _plan_image(
     kept = (source.root.get("Bsu") or {}) if source else {}
     description = late.text("omi_description", config.omi_description)
     _check_rendered("omi_description", description, checks.description)
+    if description != config.omi_description and (doubt := checks.long_description(description)):
+        late.warn(f"Warning: omi_description: {doubt}")
     others = source.other_mappings if source else ()
     for unknown in unknown_removals(others, config.omi_block_device_mappings):
         late.warn(f"Warning: {unknown}.no_device: there is no such device to leave out")

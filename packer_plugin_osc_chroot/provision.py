@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.context import Communicator, Context
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CommandError
 from packer_plugin_osc_chroot.host.chroot import Chroot
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.copy_files import copied_files
@@ -86,7 +86,8 @@ def provision(
             for command in config.post_mount_commands
         ]
         _warn_of_digits("post_mount_commands", after, disk, ui)
-        phases.do("post_mount_commands", lambda: _run(host, after, token=token, ui=ui))
+        option = "post_mount_commands"
+        phases.do(option, lambda: _run(host, after, option=option, token=token, ui=ui))
 
     files = phases.enter(
         "files",
@@ -142,11 +143,15 @@ def _run_on_disk(host: Host, commands: list[str], disk: Disk, token: CancelToken
     """One command may make the partitions that the next one formats."""
     table = partition_table(disk, host=host, token=token)
     for command in commands:
-        _run(host, [command], token=token, ui=ui)
+        _run(host, [command], option="pre_mount_commands", token=token, ui=ui)
         table = settle_partitions(disk, table, host=host, token=token)
 
 
-def _run(host: Host, commands: list[str], *, token: CancelToken, ui: Ui) -> None:
+def _run(host: Host, commands: list[str], *, option: str, token: CancelToken, ui: Ui) -> None:
     for command in commands:
         ui.say(f"Running on this VM: {command}")
-        host.shell(command, token=token, on_line=ui.message)
+        try:
+            host.shell(command, token=token, on_line=ui.message)
+        except CommandError as error:
+            error.message = f"{option}: {error.message}"
+            raise

@@ -89,7 +89,10 @@ def endpoint_problem(endpoint: str) -> str | None:
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         good = False
-    if good and not any(char.isspace() for char in endpoint):
+    if good and "@" in parts.netloc:
+        # Not quoted: it would hold a password.
+        return "must have no user name in it: access_key and secret_key sign the calls"
+    if good and not any(char.isspace() or char in "?#" for char in endpoint):
         return None
     return f'must be an endpoint such as https://api.eu-west-2.outscale.com, found "{endpoint}"'
 
@@ -140,6 +143,9 @@ def find_credentials(config: AccessOptions, environ: Mapping[str, str]) -> Crede
             f"OUTSCALE credentials: {here} is set in {where}, but {other} is not",
             hint=f"Set {other} there too: the keys in the profile file are used as a pair only",
         )
+    for option, value in (("access_key", access_key), ("secret_key", secret_key)):
+        if problem := checks.key(value):
+            raise BuildError(f"{option}: {problem}", hint=f"It is set in {where}")
     skip = config.insecure_skip_tls_verify or _truth(pick("", "tls_skip_verify"))
     region = pick(config.region, "region")
     endpoint = pick(config.custom_endpoint_oapi, "endpoint")

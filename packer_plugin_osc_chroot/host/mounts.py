@@ -238,4 +238,8 @@ def _mount_extra(
     made += point["made"]
     if point["real"] == "/":
         raise BuildError(f"chroot_mounts: {each.target} is the root itself")
-    mount(host, each.source, str(root) + point["real"], fstype=each.fstype, token=token)
+    try:
+        mount(host, each.source, str(root) + point["real"], fstype=each.fstype, token=token)
+    except CommandError as error:
+        error.message = f"chroot_mounts: {error.message}"
+        raise

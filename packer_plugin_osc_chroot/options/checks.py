@@ -21,7 +21,8 @@ MAX_IOPS = 13_000
 MAX_IOPS_PER_GIB = 300
 # CreateImage, BootModes.
 BOOT_MODES = ("legacy", "uefi")
-# CreateImage has no limit of a Description in the document; EC2's, which the API follows, is this.
+# The document has no limit for CreateImage's Description. This is that of the descriptions and values
+# that it has one for (CreateSecurityGroup, CreateTags): beyond it users are warned, not refused.
 DESCRIPTION_CHARACTERS = 255
 # CreateTags: a key has 1 to 255 characters, a value at most 255.
 _MAX_TAG = 255
@@ -37,6 +38,14 @@ def text(value: str) -> str | None:
     except UnicodeEncodeError:
         return "is no valid UTF-8"
     return None
+
+
+def key(value: str) -> str | None:
+    """Of a key or a token, which is never quoted."""
+    # A line end that came along from a file is taken off.
+    if all(" " <= char <= "~" for char in value.strip()):
+        return None
+    return "holds characters that no key has: a line end inside of it, or letters with accents"
 
 
 def image_name(value: str) -> str | None:
@@ -118,7 +127,7 @@ def url(value: str) -> str | None:
         good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         good = False
-    if good and not any(char.isspace() for char in value):
+    if good and not any(char.isspace() or char in "?#@" for char in value):
         return None
     return f'must be an address such as http://169.254.169.254, found "{value}"'
 
@@ -128,6 +137,15 @@ def description(value: str) -> str | None:
         shown = " ".join(repr(char) for char in bad)
         return f"may hold no control characters, found {shown}"
     return None
+
+
+def long_description(value: str) -> str | None:
+    """What may be wrong with it: for a warning."""
+    if len(value) <= DESCRIPTION_CHARACTERS:
+        return None
+    return (
+        f"has {len(value)} characters; more than {DESCRIPTION_CHARACTERS} may be refused by the API"
+    )
 
 
 def virtualization_type(value: str) -> str | None:

@@ -51,16 +51,21 @@ class AccessOptions:
         "The access key of your OUTSCALE account. Default: the environment's `OSC_ACCESS_KEY`"
         " (or `OUTSCALE_ACCESSKEYID`), then the profile file (`~/.osc/config.json`).",
         default="",
+        check=checks.key,
         secret=True,
     )
     secret_key: str = option(
         "The secret key that belongs to `access_key`. Default: the environment's `OSC_SECRET_KEY`"
         " (or `OUTSCALE_SECRETKEYID`), then the profile file.",
         default="",
+        check=checks.key,
         secret=True,
     )
     token: str = option(
-        "The session token that belongs to a temporary `access_key`.", default="", secret=True
+        "The session token that belongs to a temporary `access_key`.",
+        default="",
+        check=checks.key,
+        secret=True,
     )
     mfa_code: str = option(
         "Refused: the OUTSCALE API takes no code of a multi-factor authentication device with an"

@@ -34,6 +34,9 @@ GENERATED_DATA: Mapping[str, str] = {
 }
 """What templates may use as `build.NAME` beside core's own names, and what each is."""
 
+MAX_SHOWN = 200
+"""Errors, and warnings: what goes to Packer is one message of 4 MiB at most."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -76,8 +79,8 @@ def prepare(
         config=None if report.errors else Config(**_given(Config, values), packer=packer),
         scope=scope,
         secrets=tuple(secret for secret in secrets if secret),
-        warnings=tuple(report.warnings),
-        errors=tuple(report.errors),
+        warnings=_shown(report.warnings),
+        errors=_shown(report.errors),
     )
 
 
@@ -105,8 +108,8 @@ def prepare_data_source(
     return PreparedDataSource(
         options=None if report.errors else source.options(**_given(source.options, values)),
         secrets=tuple(_secrets(source.options, values)),
-        warnings=tuple(report.warnings),
-        errors=tuple(report.errors),
+        warnings=_shown(report.warnings),
+        errors=_shown(report.errors),
     )
 
 
@@ -135,6 +138,13 @@ def _given(table: type, values: Mapping[str, Any]) -> dict[str, Any]:
         for row in options_of(table)
         if row.name in values and not (row.kind is Kind.STRING and values[row.name] == "")
     }
+
+
+def _shown(messages: Sequence[str]) -> tuple[str, ...]:
+    """Those that somebody may read."""
+    if len(messages) <= MAX_SHOWN:
+        return tuple(messages)
+    return (*messages[:MAX_SHOWN], f"and {len(messages) - MAX_SHOWN} more")
 
 
 def _packer(raw: Mapping[str, Any]) -> Packer:

@@ -80,8 +80,7 @@ def _render_text(text: str, path: str, row: Option, scope: Scope, report: Report
     template = compile_template(text)
     if row.late:
         _try(template, row, scope)
-        known = _known_text(template, scope)
-        if known is not None and (problem := _problem(known, row)):
+        if problem := _known_problem(template, row, scope):
             report.error(path, problem)
         return text
     result = template.render_once_reporting(scope, DECODE_DATA)
@@ -105,15 +104,16 @@ def _try(template: Template, row: Option, scope: Scope) -> None:
         pass
 
 
-def _known_text(template: Template, scope: Scope) -> str | None:
-    """What it renders to where it asks for nothing that only the build knows, else None."""
+def _known_problem(template: Template, row: Option, scope: Scope) -> str | None:
+    """What is wrong with what it renders to, where it asks for nothing that only the build knows."""
     try:
-        return template.render(scope, Fields())
-    except TemplateError:
+        text = template.render(scope, Fields())
+    except NeverRenders:
+        # It asks.
         return None
-
-
-def _problem(text: str, row: Option) -> str | None:
+    except TemplateError as error:
+        # Before it has asked: so it is with any data.
+        return str(error)
     problem = checks.text(text)
     if not problem and row.check and row.kind is Kind.STRING:
         problem = row.check(text)

@@ -1,8 +1,14 @@
 """What Prepare has to say: every error and warning, each with the path of the value it is about."""
 
 import dataclasses
+import re
+from collections.abc import Iterator
+from itertools import islice
 
 _MAX_MESSAGE = 2_000
+_STEP = re.compile(r"[.\[]")
+# More steps than any option has; the rest of a path is a map's key.
+_MAX_STEPS = 8
 
 
 @dataclasses.dataclass
@@ -30,17 +36,16 @@ class Report:
 
     def fail(self, path: str) -> None:
         """Marks a path whose error has been given under another one."""
-        self._failed.add(self._as_written(path))
+        self._failed.update(_upwards(self._as_written(path)))
 
     def has_failed(self, path: str) -> bool:
         """Whether the value there, or anything inside it, has an error."""
-        path = self._as_written(path)
-        return any(_is_at_or_below(failed, path) for failed in self._failed)
+        return self._as_written(path) in self._failed
 
     def _as_written(self, path: str) -> str:
-        for own, written in self._written.items():
-            if _is_at_or_below(path, own):
-                return written + path.removeprefix(own)
+        for top in _upwards(path):
+            if top in self._written:
+                return self._written[top] + path.removeprefix(top)
         return path
 
 
@@ -50,5 +55,8 @@ def _bounded(message: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in message)
 
 
-def _is_at_or_below(path: str, top: str) -> bool:
-    return path == top or path.startswith((f"{top}.", f"{top}["))
+def _upwards(path: str) -> Iterator[str]:
+    """The path and those of what it is in, the nearest first."""
+    yield path
+    for step in reversed([*islice(_STEP.finditer(path), _MAX_STEPS)]):
+        yield path[: step.start()]

@@ -6,7 +6,7 @@ A rule says nothing about an option that has an error of its own.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from packer_plugin_osc_chroot.options import devices
+from packer_plugin_osc_chroot.options import checks, devices
 from packer_plugin_osc_chroot.options.blocks import BlockDevice, iops_problem
 from packer_plugin_osc_chroot.options.config import DEFAULT_SCRATCH_VOLUME_TYPE
 from packer_plugin_osc_chroot.options.decode import holds_unknown
@@ -39,6 +39,7 @@ class Rules:
         self._check_vm()
         self._check_regions()
         self._check_replacing()
+        self._check_description()
 
     def _get(self, name: str) -> Any:
         """The option's value; None where it is not set, or has an error."""
@@ -197,6 +198,11 @@ class Rules:
                     f'must be "{region}", the Region of the build, found "{each}": OUTSCALE copies'
                     " OMIs within one Region only; build once in each",
                 )
+
+    def _check_description(self) -> None:
+        description = self._get("omi_description") or ""
+        if "{{" not in description and (doubt := checks.long_description(description)):
+            self._report.warn("omi_description", doubt)
 
     def _check_replacing(self) -> None:
         replaces = self._values.get("force_deregister") or self._is_forced

@@ -180,43 +180,26 @@ def delete_former_snapshots(
     The new OMI is there by now: what cannot be deleted is said, and no failure. A cancel leaves the
     rest.
     """
-    own = CancelToken(deadline=_SNAPSHOT_SECONDS, reason="the API did not allow it in time")
-    try:
-        with token.on_cancel(own.cancel):
-            _delete_snapshots(cloud, former, account_id=account_id, in_use=in_use, token=own, ui=ui)
-    except Exception as error:
-        # Whatever it is: the build is complete.
-        log.exception("deleting the snapshots of the former OMI")
-        ids = ", ".join(str(image.get("ImageId")) for image in former)
-        ui.error(f"Snapshots of the former OMI {ids} may be left: {error}")
-
-
-def _delete_snapshots(
-    cloud: Cloud,
-    former: Collection[Json],
-    *,
-    account_id: str,
-    in_use: Collection[str],
-    token: CancelToken,
-    ui: Ui,
-) -> None:
+    limited = CancelToken(deadline=_SNAPSHOT_SECONDS, reason="the API did not allow it in time")
     gone = {str(image["ImageId"]) for image in former}
     wanted = [each for image in former for each in snapshots_in(image) if each not in in_use]
     if not wanted:
         return
     try:
-        users = _users(cloud, wanted, gone, token=token)
-        own = _own(cloud, wanted, account_id, token=token)
-    except BuildError as error:
-        ui.error(f"Snapshots {', '.join(wanted)} of the former OMI are left: {error}")
-        return
-    for snapshot_id in dict.fromkeys(wanted):
-        if snapshot_id in users:
-            ui.message(f"Snapshot {snapshot_id} stays: OMI {users[snapshot_id]} uses it")
-        elif snapshot_id not in own:
-            ui.message(f"Snapshot {snapshot_id} stays: it is not this account's")
-        else:
-            _delete_snapshot(cloud, snapshot_id, token=token, ui=ui)
+        with token.on_cancel(limited.cancel):
+            users = _users(cloud, wanted, gone, token=limited)
+            own = _own(cloud, wanted, account_id, token=limited)
+            for snapshot_id in dict.fromkeys(wanted):
+                if snapshot_id in users:
+                    ui.message(f"Snapshot {snapshot_id} stays: OMI {users[snapshot_id]} uses it")
+                elif snapshot_id not in own:
+                    ui.message(f"Snapshot {snapshot_id} stays: it is not this account's")
+                else:
+                    _delete_snapshot(cloud, snapshot_id, token=limited, ui=ui)
+    except Exception as error:
+        # Whatever it is: the build is complete.
+        log.exception("deleting the snapshots of the former OMI")
+        ui.error(f"Snapshots {', '.join(wanted)} of the former OMI may be left: {error}")
 
 
 def _users(

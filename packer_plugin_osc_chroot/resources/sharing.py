@@ -37,12 +37,17 @@ class Permissions:
 def image_permissions(config: Config) -> Permissions:
     """Who is to launch VMs from the new OMI."""
     everybody = config.global_permission or "all" in config.omi_groups
-    return Permissions(config.omi_account_ids, everybody)
+    return Permissions(_once(config.omi_account_ids), everybody)
 
 
 def snapshot_permissions(config: Config) -> Permissions:
     """Who is to create volumes from the new OMI's snapshot."""
-    return Permissions(config.snapshot_account_ids, "all" in config.snapshot_groups)
+    return Permissions(_once(config.snapshot_account_ids), "all" in config.snapshot_groups)
+
+
+def _once(account_ids: tuple[str, ...]) -> tuple[str, ...]:
+    # The API may refuse what is given twice, and that would be at the end of the build.
+    return tuple(dict.fromkeys(account_ids))
 
 
 def parse_permissions(shown: Mapping[str, Any] | None) -> Permissions:

@@ -5,6 +5,7 @@ has one. How often a text is rendered is the option's affair: Packer renders a c
 when it is decoded, and what is rendered late again and again until nothing changes.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -128,6 +129,8 @@ class Template:
         return text
 
 
+# Each late option is compiled by Prepare, tried before anything is made, and used.
+@functools.lru_cache(maxsize=256)
 def compile_template(text: str) -> Template:
     """Raises TemplateError: bad syntax, or a function that does not exist, called or not."""
     if "{{" not in text:

@@ -23,7 +23,7 @@ _NAME_CHARACTERS = frozenset(
 
 def _available(name: str, value: str) -> str:
     if not value:
-        raise TemplateError(f"{name} is not available here")
+        raise NeverRenders(f"{name} is not available here")
     return value
 
 
@@ -71,7 +71,7 @@ def _uuid(_call: Call) -> str:
 def _user(call: Call, name: str) -> str:
     variables = call.scope.user_variables
     if variables is None:
-        raise TemplateError(
+        raise NeverRenders(
             f'there are no user variables: `user` cannot give "{name}"',
             hint="In an HCL2 template write var.NAME or local.NAME instead",
         )
@@ -80,7 +80,7 @@ def _user(call: Call, name: str) -> str:
 
 def _build(call: Call, name: str) -> str:
     if not isinstance(call.data, GoMap):
-        raise TemplateError(f'build data "{name}" is not available here')
+        raise NeverRenders(f'build data "{name}" is not available here')
     entry = call.data.entries.get(name)
     if not isinstance(entry, str):
         raise TemplateError(f'there is no build data named "{name}"')

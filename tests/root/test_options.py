@@ -271,6 +271,21 @@ def test_late_templates_that_fail_say_which_option(option: str, value: Any) -> N
         assert cloud.images() == []
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("pre_mount_commands", ("true", "echo no; exit 3")),
+        ("post_mount_commands", ("echo no; exit 3",)),
+        ("chroot_mounts", (("no-such-fs", "x", "/mnt"),)),
+    ],
+)
+def test_a_command_that_fails_says_which_option_it_is_of(option: str, value: Any) -> None:
+    with LocalCloud() as cloud:
+        with pytest.raises(BuildError, match=f"^{option}: `.*failed with status"):
+            run(cloud, config=dataclasses.replace(OPTIONS, **{option: value}))
+        assert_nothing_left(cloud)
+
+
 def test_a_root_volume_that_is_too_small(tmp_path: Path) -> None:
     image = tiny_image(tmp_path / "image.raw", size=2 << 30)
     config = Config(source_omi=SOURCE, omi_name="too small", root_volume_size=1)

@@ -287,3 +287,19 @@ def test_null_and_0_are_not_set() -> None:
     assert config({**GOOD, "tag": [{"key": "a", "value": None}]}).tags == {"a": ""}
     errors = prepared({**SCRATCH, "root_volume_size": 0}).errors
     assert errors == ("root_volume_size: required with from_scratch, and not set",)
+
+
+def test_a_long_description_is_warned_of() -> None:
+    result = prepared({**GOOD, "omi_description": "x" * 256})
+    assert result.config is not None
+    (warning,) = result.warnings
+    assert warning.startswith("omi_description: has 256 characters; more than 255 may be refused")
+    assert prepared({**GOOD, "omi_description": "x" * 255}).warnings == ()
+
+
+def test_user_variables_that_hcl2_has_not_are_told_in_late_options_too() -> None:
+    raw = [{**GOOD, "tags": {"a": "{{.SourceOMI}}{{user `x`}}"}}]
+    result = prepare(raw, started_at=datetime.now(UTC), environ={})
+    assert [error.split(". ")[0] for error in result.errors] == [
+        'tags.a: there are no user variables: `user` cannot give "x"'
+    ]

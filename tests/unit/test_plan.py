@@ -81,6 +81,13 @@ def test_what_only_the_build_can_see_is_told_before_anything_is_made(
         planned("gp2", 0, **{option: value})
 
 
+def test_accounts_that_are_given_twice_are_permitted_once() -> None:
+    twice = ("123456789012", "210987654321", "123456789012")
+    made = planned("gp2", 0, omi_account_ids=twice, snapshot_account_ids=twice)
+    assert made.image_permissions.account_ids == twice[:2]
+    assert made.snapshot_permissions.account_ids == twice[:2]
+
+
 def test_a_wrapper_is_tried_before_anything_is_made() -> None:
     for wrapper in ('sudo {{.Command}}{{"\\x00"}}', "{{range 9999999}}{{end}}{{.Command}}"):
         with pytest.raises(BuildError, match="^command_wrapper: "):

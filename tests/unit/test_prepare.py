@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from packer_plugin_osc_chroot.options.prepare import Prepared, prepare
+from packer_plugin_osc_chroot.options.prepare import MAX_SHOWN, Prepared, prepare
 
 STARTED = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
 GOOD = {
@@ -200,3 +200,28 @@ def test_huge_values_are_answered_in_a_second_and_shortly(options: dict[str, Any
     result = prepared({**GOOD, **options})
     assert time.process_time() - started < 1
     assert result.errors and max(len(error) for error in result.errors) < 2_100
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"tag": [{"key": f"k{n}", "value": "v"} for n in range(10_000)]},
+        {"ami_block_device_mappings": [{"device_name": "x", "size": 1}] * 3_000},
+        {"omi_account_ids": ["x"] * 20_000},
+        {"tags": {"." * 100_000: "x"}},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_much_is_looked_at_within_a_second(options: dict[str, Any]) -> None:
+    begun = time.process_time()
+    prepared({**GOOD, **options})
+    assert time.process_time() - begun < 1
+
+
+def test_more_errors_than_anybody_reads_are_counted() -> None:
+    result = prepared({**GOOD, "omi_account_ids": ["x" * 5_000] * 10_000})
+    assert (
+        len(result.errors) == MAX_SHOWN + 1
+        and result.errors[-1] == f"and {10_000 - MAX_SHOWN} more"
+    )
+    assert sum(map(len, result.errors)) < 1 << 20

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from wrong_configurations import GOOD, SCRATCH, Wrong, all_wrong
+from wrong_texts import all_wrong_texts
 
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.options.declaration import options_of
 from packer_plugin_osc_chroot.options.prepare import Prepared, prepare
 
-CORPUS = all_wrong()
+CORPUS = [*all_wrong(), *all_wrong_texts()]
 
 
 def prepared(options: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Prepared:
