@@ -83,9 +83,9 @@ class Story:
         if (mount := self.mounted()) is not None:
             made_on = ("LinkVolume", "CreateVolume")
             at = next((i for i, (action, _) in enumerate(found) if action in made_on), len(found))
-            found.insert(at, ("", f"mount of {mount.device} at {printable(mount.point)}"))
+            found.insert(at, ("", f"mount of {mount.device} at {mount.point}"))
         gone = [f"OMI {image['ImageId']}, deregistered for a successor" for image in self.former]
-        return [*(what for _, what in found), *gone]
+        return [printable(what) for what in (*(what for _, what in found), *gone)]
 
     @property
     def is_of_this_boot(self) -> bool:
@@ -146,10 +146,13 @@ def _read_story(text: bytes) -> Story | None:
                 )
             case "mount":
                 found["mount"] = MountTrace(
-                    event["point"], event["device"], event["number"], tuple(event["made"])
+                    str(event["point"]),
+                    str(event["device"]),
+                    str(event["number"]),
+                    tuple(map(str, event["made"])),
                 )
             case "former":
-                former[str(event["image"]["ImageId"])] = event["image"]
+                former[str(event["image"]["ImageId"])] = dict(event["image"])
             case "returned":
                 former.pop(str(event["id"]), None)
             case "process":

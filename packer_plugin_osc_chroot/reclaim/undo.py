@@ -9,7 +9,7 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import instance_of
 from packer_plugin_osc_chroot.host.disk_search import find_again
@@ -148,17 +148,28 @@ def _unlink(
     story: Story, effect: Effect, cloud: Cloud, host: Host, ui: Ui, token: CancelToken
 ) -> None:
     volume_id, name = effect.traces["VolumeId"], effect.traces.get("DeviceName", "")
-    undo_link(
-        cloud,
-        volume_id,
-        vm_id=effect.traces.get("VmId", ""),
-        name=name,
-        disk=_disk(story, volume_id, name),
-        host=host,
-        timeout=Config.link_timeout,
-        ui=ui,
-        token=token,
-    )
+
+    def unlink() -> None:
+        undo_link(
+            cloud,
+            volume_id,
+            vm_id=effect.traces.get("VmId", ""),
+            name=name,
+            disk=_disk(story, volume_id, name),
+            host=host,
+            timeout=Config.link_timeout,
+            ui=ui,
+            token=token,
+        )
+
+    try:
+        unlink()
+    except UndoError:
+        # A mount that was under way when its build was killed may have come to its end only now.
+        if story.mounted() is None:
+            raise
+        _unmount(story, host=host, ui=ui, token=token)
+        unlink()
 
 
 def _disk(story: Story, volume_id: str, api_name: str) -> Path | None:
