@@ -132,6 +132,21 @@ def test_ctrl_c_while_a_provisioner_retries(
     assert_undone(cloud, outcome.output)
 
 
+def test_ctrl_c_amid_a_flood_of_output(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    build = start(packer, cloud, tmp_path, before="yes some words of a long story")
+    build.wait_for("some words of a long story")
+    time.sleep(3.0)
+    (service,) = victims.services(build)
+    held = int(Path(f"/proc/{service}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    pressed = time.monotonic()
+    build.interrupt()
+    outcome = build.wait()
+    assert time.monotonic() - pressed < CANCEL_SECONDS + 1.0
+    assert "lines are not shown: the build was cancelled" in outcome.output
+    assert held < 160 << 20
+    assert_undone(cloud, outcome.output[-4000:])
+
+
 @pytest.mark.parametrize("on_error", ["abort", "cleanup"])
 def test_on_error(packer: Packer, cloud: LocalCloud, tmp_path: Path, on_error: str) -> None:
     options = (f"-on-error={on_error}",)
@@ -180,9 +195,12 @@ def test_ctrl_c_twice_changes_nothing(
     build.wait_for("Linking the volume")
     build.interrupt()
     time.sleep(0.5)
+    before = build.output
     build.interrupt()
     outcome = build.wait()
     assert_undone(slow_cloud, outcome.output)
+    assert "Deleting volume" in outcome.output.removeprefix(before)
+    assert "build was cancelled" in outcome.output
 
 
 @pytest.mark.parametrize("stage", ["provisioning", "snapshot"])

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import chaos_child
 import pytest
@@ -25,7 +26,7 @@ from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.reclaim import command
+from packer_plugin_osc_chroot.reclaim import command, undo
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
@@ -63,6 +64,27 @@ def test_the_next_build_undoes_it_and_says_so(point: str) -> None:
         assert_nothing_left(cloud)
         assert [image.name for image in cloud.images()] == ["next"]
         assert len(live_snapshots(cloud)) == 1
+        assert journals(cloud) == []
+
+
+def test_a_mount_that_comes_to_its_end_after_its_build_was_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mount's process outlives the build, and reclaim may look too soon."""
+    looks: list[str] = []
+    unmount = undo._unmount
+
+    def too_soon(*given: Any, **more: Any) -> None:
+        looks.append("look")
+        if len(looks) > 1:
+            unmount(*given, **more)
+
+    monkeypatch.setattr(undo, "_unmount", too_soon)
+    with LocalCloud() as cloud:
+        killed(cloud, "command mount")
+        assert reclaim(cloud) == 0
+        assert len(looks) == 2
+        assert_nothing_left(cloud)
         assert journals(cloud) == []
 
 
