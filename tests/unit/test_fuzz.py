@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from packer_plugin_osc_chroot.cloud.metadata import read_identity
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.commands import MAX_LINE, Host
+from packer_plugin_osc_chroot.host.transfer import open_rootfs
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.journal.story import read_story
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
@@ -313,6 +315,50 @@ def test_megabytes_on_one_line_are_one_line() -> None:
     Host().run(["head", "-c", "20000000", "/dev/zero"], token=CancelToken(), on_line=said.append)
     (line,) = said
     assert len(line) < MAX_LINE + 60 and line.endswith(f"[and {20_000_000 - MAX_LINE} characters]")
+
+
+def test_names_of_files(fuzz: Fuzz, tmp_path: Path) -> None:
+    """What is written below the root is read there again, or refused; nothing else is touched."""
+    root, local, outside = (tmp_path / name for name in ("root", "local", "outside"))
+    for each in (root, local, outside):
+        each.mkdir()
+    (outside / "file").write_bytes(b"theirs")
+    (root / "out").symlink_to("../outside")
+    parts = (
+        "..",
+        ".",
+        "out",
+        "a",
+        "x" * 300,
+        "\n",
+        "\x1b[2J",
+        "\udcff\udcfe",
+        "é",
+        "\0",
+        "-rf",
+        "*",
+        "",
+    )
+    token, written = CancelToken(), 0
+    with open_rootfs(Host(), root) as files:
+        for number in fuzz.rounds(1000):
+            names = fuzz.random.choices(parts, k=fuzz.random.randrange(1, 4))
+            path = fuzz.random.choice(("", "/")) + "/".join(names) + fuzz.random.choice(("", "/"))
+            content = b"%d" % number
+            with suppress(BuildError, OSError):
+                files.upload(path, [content], mode=0, token=token)
+                assert b"".join(files.download(path, token=token)) == content
+                written += 1
+            with suppress(BuildError, OSError, ValueError):
+                (local / names[-1]).write_bytes(content)
+            if number % 50 == 0:
+                with suppress(BuildError, OSError):
+                    files.upload_dir(
+                        str(local), path, contents_only=number % 100 == 0, exclude=[], token=token
+                    )
+    assert written > fuzz.cases / 10
+    assert [each.read_bytes() for each in outside.iterdir()] == [b"theirs"]
+    assert {each.name for each in tmp_path.iterdir()} == {"root", "local", "outside"}
 
 
 def test_journals(fuzz: Fuzz, tmp_path: Path) -> None:
