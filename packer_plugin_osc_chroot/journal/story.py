@@ -15,6 +15,8 @@ from packer_plugin_osc_chroot.ui import printable
 FORMAT = 1
 # The file's mode where a user wanted kept what it names; it is 600 else.
 KEPT_MODE = 0o700
+# Of the year 9999: what can be shown as a date.
+_LAST_SECOND = 253402300800
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,9 @@ def read_story(text: bytes) -> Story | None:
     """
     try:
         return _read_story(text)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+    ) as error:
         raise BuildError("is damaged", hint="Remove it once what it names is gone") from error
 
 
@@ -176,11 +180,13 @@ def _read_story(text: bytes) -> Story | None:
 
 
 def _about(event: Mapping[str, Any]) -> About:
+    if not 0 <= (at := int(event["at"])) < _LAST_SECOND:
+        raise ValueError("at")
     names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id")
     return About(
         **{name: str(event.get(name, "")) for name in names},
         pid=int(event.get("pid", 0)),
-        at=int(event["at"]),
+        at=at,
     )
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from packer_plugin_osc_chroot.look import look
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.phases import Phases
 from packer_plugin_osc_chroot.plan import Late, late_data, plan_build
+from packer_plugin_osc_chroot.reclaim.next_build import title
 from packer_plugin_osc_chroot.reclaim.orphans import find_orphans
 from packer_plugin_osc_chroot.resources.image import register_image, wait_for_image
 from packer_plugin_osc_chroot.resources.snapshot import start_snapshot, wait_for_snapshot
@@ -389,4 +391,5 @@ def test_journals(fuzz: Fuzz, tmp_path: Path) -> None:
         except BuildError:
             continue
         if story is not None:
-            assert all("\x1b" not in line for line in story.describe())
+            assert all("\x1b" not in line for line in [*story.describe(), title(story)])
+            datetime.fromtimestamp(story.about.at, UTC)
