@@ -31,6 +31,8 @@ class About:
     boot_id: str
     pid: int
     at: int
+    # What its commands carry; empty where it is of a version without.
+    mark: str = ""
 
 
 @dataclass
@@ -182,7 +184,7 @@ def _read_story(text: bytes) -> Story | None:
 def _about(event: Mapping[str, Any]) -> About:
     if not 0 <= (at := int(event["at"])) < _LAST_SECOND:
         raise ValueError("at")
-    names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id")
+    names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id", "mark")
     return About(
         **{name: str(event.get(name, "")) for name in names},
         pid=int(event.get("pid", 0)),

@@ -72,6 +72,27 @@ def test_the_next_build_undoes_it_and_says_so(point: str) -> None:
         assert journals(cloud) == []
 
 
+def test_a_command_whose_pid_nobody_wrote_down_is_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A build may be killed in the moment between a command's start and its line in the journal."""
+    with LocalCloud() as cloud:
+        killed(cloud, "call LinkVolume")
+        (journal,) = journals(cloud)
+        mark = json.loads(journal.read_text().splitlines()[0])["mark"]
+        left = subprocess.Popen(["sleep", "300"], env={"OSC_CHROOT_BUILD": mark})
+        other = subprocess.Popen(["sleep", "300"], env={"OSC_CHROOT_BUILD": "of another"})
+        try:
+            assert reclaim(cloud) == 0
+            assert left.wait(10) < 0 and other.poll() is None
+        finally:
+            for each in (left, other):
+                each.kill()
+                each.wait()
+        assert f"Ending process {left.pid} " in capsys.readouterr().out
+        assert_nothing_left(cloud)
+
+
 def test_a_mount_that_comes_to_its_end_after_its_build_was_killed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
