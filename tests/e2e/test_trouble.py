@@ -60,11 +60,17 @@ def start(
     inside: str = "true",
     options: tuple[str, ...] = (),
 ) -> Running:
+    template = write(directory, before=before, after=after, inside=inside)
+    return packer.start("build", "-color=false", *options, template, cwd=directory, cloud=cloud)
+
+
+def write(
+    directory: Path, *, before: str = "true", after: str = "true", inside: str = "true"
+) -> str:
+    """The template's name."""
     template = directory / "guest.pkr.hcl"
     template.write_text(TEMPLATE.format(before=before, after=after, inside=inside))
-    return packer.start(
-        "build", "-color=false", *options, template.name, cwd=directory, cloud=cloud
-    )
+    return template.name
 
 
 def assert_undone(cloud: LocalCloud, output: str) -> None:
@@ -192,9 +198,10 @@ def test_ctrl_c_twice_changes_nothing(
     packer: Packer, slow_cloud: LocalCloud, tmp_path: Path
 ) -> None:
     build = start(packer, slow_cloud, tmp_path)
-    build.wait_for("Linking the volume")
+    # Its volume is being unlinked, which takes a while here.
+    build.wait_for("Snapshot: snap-")
     build.interrupt()
-    time.sleep(0.5)
+    build.wait_for("Taking back what was made")
     before = build.output
     build.interrupt()
     outcome = build.wait()
