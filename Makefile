@@ -131,6 +131,12 @@ CHAOS = 1
 SLICE = 1/1
 BUILDS = 50
 
+.PHONY: fuzz
+fuzz: $(VENV)/.installed ## Bad input of a new seed: templates, messages, answers, names, output (SEED, FUZZ=10 times the usual)
+	$(IN_VENV) -m pytest -q -n0 --timeout=3600 --fuzz=$(FUZZ) --seed=$(SEED) tests/unit/test_fuzz.py
+
+FUZZ = 10
+
 .PHONY: template-diff
 template-diff: $(VENV)/.installed ## Compare templates with Packer's own SDK, on cases of a new seed (SEED, CASES)
 	TEMPLATE_SEED=$(SEED) TEMPLATE_CASES=$(CASES) \

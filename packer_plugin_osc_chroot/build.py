@@ -65,7 +65,7 @@ def build(context: Context) -> Result:
             timings=timings,
         ) as phases,
     ):
-        host = Host(plan_wrapper(config, context.scope), on_pid=journal.process)
+        host = Host(plan_wrapper(config, context.scope), on_pid=journal.process, mark=journal.mark)
         cloud, facts = phases.do("look", lambda: _look(context, host, journal))
         connections.callback(cloud.close)
         if has_journals(journal.directory):

@@ -13,6 +13,7 @@ import pytest
 from apt_guest import make_apt_tree
 from chaos_points import Chaos
 from conformance import CONFORMANCE, Conformance
+from fuzz import Fuzz
 from guest_image import make_guest_image
 from leaks import Machine
 from packer_run import Packer
@@ -52,6 +53,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="how many builds a Region on a bad day has to stand (default: %(default)s)",
     )
     parser.addoption(
+        "--fuzz",
+        type=float,
+        default=1.0,
+        metavar="TIMES",
+        help="how many times the usual number of cases fuzzing tests run (default: %(default)g)",
+    )
+    parser.addoption(
         "--slice",
         default="1/1",
         metavar="I/N",
@@ -77,6 +85,17 @@ def chaos(request: pytest.FixtureRequest) -> Iterator[Chaos]:
     capture = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         print(f"\n{request.node.name}: --seed={seed}: {chaos.summary()}")
+
+
+@pytest.fixture
+def fuzz(request: pytest.FixtureRequest) -> Iterator[Fuzz]:
+    """Makes bad input from a seed that is the same each time, and prints how much of it there was."""
+    seed = request.config.getoption("--seed") or "7"
+    fuzz = Fuzz(seed=seed, factor=request.config.getoption("--fuzz"))
+    yield fuzz
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print(f"\n{request.node.name}: {fuzz.summary()}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,8 @@
 """Runs the real packer as a user's terminal does, and watches it."""
 
 import os
+import pty
+import select
 import signal
 import subprocess
 import threading
@@ -145,3 +147,46 @@ class Packer:
         timeout: float = TIMEOUT,
     ) -> Outcome:
         return self.start(*arguments, cwd=cwd, cloud=cloud, extra=extra).wait(timeout=timeout)
+
+    def in_terminal(
+        self, *arguments: str, cwd: Path, cloud: LocalCloud, answers: Sequence[tuple[str, str]]
+    ) -> tuple[int, str]:
+        """Run packer on a terminal of its own; its status and output.
+
+        Of each answer, the keys are pressed once its text is shown again since the one before, and
+        again and again until the next one's turn: Packer flushes the terminal when it begins to read,
+        and a key pressed too soon is lost.
+        """
+        controller, terminal = pty.openpty()
+        process = subprocess.Popen(
+            # Packer asks on /dev/tty, which is the controlling terminal.
+            ["setsid", "--ctty", "--wait", str(self.binary), *arguments],
+            cwd=cwd,
+            env=self.environment(cloud),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+        )
+        os.close(terminal)
+        output, pressed, at, waiting = "", 0.0, 0, list(answers)
+        keys = ""
+        deadline = time.monotonic() + TIMEOUT
+        try:
+            while time.monotonic() < deadline:
+                if select.select([controller], [], [], 0.2)[0]:
+                    try:
+                        output += os.read(controller, 65536).decode(errors="replace")
+                    except OSError:
+                        break
+                if waiting and waiting[0][0] in output[at:]:
+                    at = len(output)
+                    keys = waiting.pop(0)[1] + "\r"
+                if keys and time.monotonic() > pressed + 0.3:
+                    pressed = time.monotonic()
+                    os.write(controller, keys.encode())
+            return process.wait(10), output
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            os.close(controller)

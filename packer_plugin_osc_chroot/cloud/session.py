@@ -65,11 +65,7 @@ class Sender:
                 hint="Check custom_endpoint_oapi, or set insecure_skip_tls_verify for a test endpoint",
             ) from error
         except requests.exceptions.JSONDecodeError as error:
-            raise CloudError(
-                f"{action}: {self._endpoint} answered with something that is not JSON",
-                action=action,
-                hint="Check region and custom_endpoint_oapi",
-            ) from error
+            raise self._no_answer(action, "answered with something that is not JSON") from error
         except requests.exceptions.RequestException as error:
             raise CloudError(
                 f"{action}: no answer from {self._endpoint} ({_root(error)})",
@@ -81,16 +77,19 @@ class Sender:
             log.info("%s: %r", action, error)
             answer = None
         if not isinstance(answer, dict):
-            raise CloudError(
-                f"{action}: {self._endpoint} answered with something that is no object",
-                action=action,
-                hint="Check region and custom_endpoint_oapi",
-            )
+            raise self._no_answer(action, "answered with something that is no object")
         if problem := misshapen(answer):
             lie = CloudError(f"{action}: the answer's {problem}", action=action, status=200)
             lie.maybe_done = True
             raise lie
         return answer
+
+    def _no_answer(self, action: str, what: str) -> CloudError:
+        return CloudError(
+            f"{action}: {self._endpoint} {what}",
+            action=action,
+            hint="Check region and custom_endpoint_oapi",
+        )
 
 
 def _root(error: BaseException) -> str:

@@ -37,8 +37,7 @@ class Standing:
         self._endpoint = endpoint
         self._clock = clock
         self._lock = threading.Lock()
-        # Actions whose signature and permission were good, and a read that shows it again.
-        self._taken: set[str] = set()
+        # A read that these credentials were good for.
         self._proof: Call | None = None
         # The last refusal of credentials that no answer has put right; and the one that is final.
         self._doubt: CloudError | None = None
@@ -70,11 +69,11 @@ class Standing:
                 and now - self._silent_at < _WHILE_SECONDS
             ):
                 raise _not_sent(action, self._silence, "nobody answers")
-            return self._proof if self._doubt is not None and action not in self._taken else None
+            return self._proof if self._doubt is not None and not self._proves(action) else None
 
     def done(self, action: str, body: Mapping[str, Any]) -> None:
         """It was answered as it should be."""
-        self._take(action)
+        self._take()
         with self._lock:
             if self._proof is None and action.startswith("Read"):
                 self._proof = (action, body)
@@ -86,27 +85,27 @@ class Standing:
             with self._lock:
                 self._silence = None
                 self._failures = 0
-                # A DryRun says what these credentials may do, once others have shown that they count.
-                hopeless = action in self._taken or self._proof is None and self._doubt is not None
-                if hopeless and not body.get("DryRun"):
+                if self._proves(action) or self._proof is None and self._doubt is not None:
                     self._lost = error
                 self._doubt = error
         elif error.maybe_done and error.status != 200 and not is_throttled(error):
             self._silent(error)
         elif error.status > 0:
-            self._take(action)
+            self._take()
 
     def waiting(self, action: str, seconds: float) -> None:
         """A call has had no answer for so long, and goes on."""
         if seconds > _TELL_EVERY:
             self._say(f"{self._endpoint} has not answered {action} for {seconds:.0f} s")
 
-    def _take(self, action: str) -> None:
+    def _proves(self, action: str) -> bool:
+        return self._proof is not None and action == self._proof[0]
+
+    def _take(self) -> None:
         with self._lock:
             self.answered = True
             self._doubt = self._silence = None
             self._failures = 0
-            self._taken.add(action)
 
     def _silent(self, error: CloudError) -> None:
         with self._lock:

@@ -25,7 +25,7 @@ from pathlib import Path
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, CommandError
 from packer_plugin_osc_chroot.host.process import run_process
-from packer_plugin_osc_chroot.host.procfs import Family
+from packer_plugin_osc_chroot.host.procfs import BUILD_MARK, Family
 
 log = logging.getLogger(__name__)
 
@@ -99,12 +99,14 @@ class Completed:
 class Host:
     """How things are done on this machine: as ourselves, or through the user's wrapper.
 
-    `on_pid` gets the pid of each command that is started.
+    `on_pid` gets the pid of each command that is started; `mark` is in its environment, for whoever
+    finds it when its build is dead (a wrapper may drop it).
     """
 
     wrap: Callable[[str], str] | None = None
     agent_argv: Sequence[str] = field(default_factory=default_agent_argv)
     on_pid: Callable[[int], None] = lambda pid: None
+    mark: str = ""
 
     def command(self, argv: Sequence[str], *, privileged: bool = True) -> list[str]:
         """What is really executed for `argv`."""
@@ -233,7 +235,7 @@ class Host:
         try:
             code = run_process(
                 argv,
-                env=env,
+                env={**env, BUILD_MARK: self.mark} if self.mark else env,
                 token=token,
                 stdin=None if input is None else (input,),
                 on_stdout=on_stdout,

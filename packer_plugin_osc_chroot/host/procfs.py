@@ -10,6 +10,8 @@ from pathlib import Path
 
 from packer_plugin_osc_chroot.ui import printable
 
+# The variable that tells a build's commands from all others, once their build is dead.
+BUILD_MARK = "OSC_CHROOT_BUILD"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 

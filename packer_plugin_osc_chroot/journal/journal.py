@@ -39,6 +39,8 @@ class Journal:
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = directory
+        # What all commands of the build carry.
+        self.mark = secrets.token_hex(8)
         self._lock = threading.Lock()
         self._about: dict[str, Any] = {}
         self._folder = -1
@@ -235,7 +237,7 @@ class Journal:
         try:
             # Whoever looks at it right now sees an empty file, and leaves a new one alone.
             fcntl.flock(file, fcntl.LOCK_EX)
-            about = {**self._about, "pid": os.getpid(), "boot_id": boot_id()}
+            about = {**self._about, "pid": os.getpid(), "boot_id": boot_id(), "mark": self.mark}
             begin = {"event": "begin", "format": FORMAT, "at": int(time.time()), **about}
             append(file, begin, sync=True)
             os.fsync(self._folder)

@@ -15,6 +15,8 @@ from packer_plugin_osc_chroot.ui import printable
 FORMAT = 1
 # The file's mode where a user wanted kept what it names; it is 600 else.
 KEPT_MODE = 0o700
+# Of the year 9999: what can be shown as a date.
+_LAST_SECOND = 253402300800
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class About:
     boot_id: str
     pid: int
     at: int
+    # What its commands carry; empty where it is of a version without.
+    mark: str = ""
 
 
 @dataclass
@@ -82,9 +86,9 @@ class Story:
         if (mount := self.mounted()) is not None:
             made_on = ("LinkVolume", "CreateVolume")
             at = next((i for i, (action, _) in enumerate(found) if action in made_on), len(found))
-            found.insert(at, ("", f"mount of {mount.device} at {printable(mount.point)}"))
+            found.insert(at, ("", f"mount of {mount.device} at {mount.point}"))
         gone = [f"OMI {image['ImageId']}, deregistered for a successor" for image in self.former]
-        return [*(what for _, what in found), *gone]
+        return [printable(what) for what in (*(what for _, what in found), *gone)]
 
     @property
     def is_of_this_boot(self) -> bool:
@@ -105,7 +109,9 @@ def read_story(text: bytes) -> Story | None:
     """
     try:
         return _read_story(text)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+    ) as error:
         raise BuildError("is damaged", hint="Remove it once what it names is gone") from error
 
 
@@ -145,10 +151,13 @@ def _read_story(text: bytes) -> Story | None:
                 )
             case "mount":
                 found["mount"] = MountTrace(
-                    event["point"], event["device"], event["number"], tuple(event["made"])
+                    str(event["point"]),
+                    str(event["device"]),
+                    str(event["number"]),
+                    tuple(map(str, event["made"])),
                 )
             case "former":
-                former[str(event["image"]["ImageId"])] = event["image"]
+                former[str(event["image"]["ImageId"])] = dict(event["image"])
             case "returned":
                 former.pop(str(event["id"]), None)
             case "process":
@@ -171,11 +180,13 @@ def _read_story(text: bytes) -> Story | None:
 
 
 def _about(event: Mapping[str, Any]) -> About:
-    names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id")
+    if not 0 <= (at := int(event["at"])) < _LAST_SECOND:
+        raise ValueError("at")
+    names = ("vm_id", "region", "endpoint", "account_id", "omi_name", "boot_id", "mark")
     return About(
         **{name: str(event.get(name, "")) for name in names},
         pid=int(event.get("pid", 0)),
-        at=int(event["at"]),
+        at=at,
     )
 
 

@@ -157,6 +157,7 @@ def _packer(raw: Mapping[str, Any]) -> Packer:
     variables = raw.get("packer_user_variables")
     if not isinstance(variables, Mapping):
         variables = {}
+    sensitive = raw.get("packer_sensitive_variables")
     return Packer(
         build_name=text("packer_build_name"),
         builder_type=text("packer_builder_type") or COMPONENT_NAME,
@@ -166,7 +167,5 @@ def _packer(raw: Mapping[str, Any]) -> Packer:
         force=flag("packer_force"),
         on_error=text("packer_on_error"),
         user_variables={str(key): str(value) for key, value in variables.items()},
-        sensitive_variables=tuple(
-            str(name) for name in raw.get("packer_sensitive_variables") or ()
-        ),
+        sensitive_variables=tuple(map(str, sensitive)) if isinstance(sensitive, list) else (),
     )

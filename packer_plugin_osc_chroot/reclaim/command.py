@@ -103,12 +103,17 @@ class _Reclaim:
     token: CancelToken
     report: Report
     dry_run: bool
+    _clouds: dict[tuple[str, str], Cloud] = field(default_factory=dict)
 
     def cloud(self, *, region: str = "", endpoint: str = "") -> Cloud:
+        """One for each place: what it has learnt of the keys holds for all journals of it."""
         config = Config(region=region, custom_endpoint_oapi=endpoint)
         credentials = find_credentials(config, self.environ)
         region = credentials.region or self.identity.region
-        return Cloud(credentials, region=region, tell=self.ui.message)
+        place = (region, credentials.endpoint_url(region))
+        if place not in self._clouds:
+            self._clouds[place] = Cloud(credentials, region=region, tell=self.ui.message)
+        return self._clouds[place]
 
     def build(self, journal: DeadJournal) -> None:
         """Undo one dead build, or say why not."""

@@ -9,13 +9,13 @@ from typing import Any
 
 from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
-from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.disk import instance_of
 from packer_plugin_osc_chroot.host.disk_search import find_again
 from packer_plugin_osc_chroot.host.mounts import remove_dirs, unmount_root
 from packer_plugin_osc_chroot.host.process import end_family
-from packer_plugin_osc_chroot.host.procfs import Family, command_line, read_process
+from packer_plugin_osc_chroot.host.procfs import BUILD_MARK, Family, command_line, read_process
 from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.journal.story import Effect, Story
 from packer_plugin_osc_chroot.options.config import Config
@@ -29,6 +29,9 @@ from packer_plugin_osc_chroot.resources.volume import volume_removal
 from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
+
+# No process has that pid, nor leads that session.
+_NOBODY = -1
 
 Step = Callable[[CancelToken], None]
 
@@ -131,6 +134,13 @@ def _end_processes(story: Story, *, host: Host, ui: Ui) -> None:
             continue
         ui.message(f"Ending process {pid} {command_line(pid)}")
         end_family(Family(pid), kill=host.kill, exited=over)
+    if not story.about.mark:
+        return
+    # One that was just being started when the build was killed: its pid was not written down yet.
+    marked = Family(_NOBODY, mark=f"{BUILD_MARK}={story.about.mark}")
+    for pid in marked.living():
+        ui.message(f"Ending process {pid} {command_line(pid)}")
+    end_family(marked, kill=host.kill, exited=over)
 
 
 def _unmount(story: Story, *, host: Host, ui: Ui, token: CancelToken) -> None:
@@ -148,17 +158,28 @@ def _unlink(
     story: Story, effect: Effect, cloud: Cloud, host: Host, ui: Ui, token: CancelToken
 ) -> None:
     volume_id, name = effect.traces["VolumeId"], effect.traces.get("DeviceName", "")
-    undo_link(
-        cloud,
-        volume_id,
-        vm_id=effect.traces.get("VmId", ""),
-        name=name,
-        disk=_disk(story, volume_id, name),
-        host=host,
-        timeout=Config.link_timeout,
-        ui=ui,
-        token=token,
-    )
+
+    def unlink() -> None:
+        undo_link(
+            cloud,
+            volume_id,
+            vm_id=effect.traces.get("VmId", ""),
+            name=name,
+            disk=_disk(story, volume_id, name),
+            host=host,
+            timeout=Config.link_timeout,
+            ui=ui,
+            token=token,
+        )
+
+    try:
+        unlink()
+    except UndoError:
+        # A mount that was under way when its build was killed may have come to its end only now.
+        if story.mounted() is None:
+            raise
+        _unmount(story, host=host, ui=ui, token=token)
+        unlink()
 
 
 def _disk(story: Story, volume_id: str, api_name: str) -> Path | None:

@@ -327,13 +327,14 @@ def _is_linked(cloud: Cloud, volume_id: str, vm_id: str, *, token: CancelToken) 
 def _await_free(host: Host, disk: Path, *, token: CancelToken, ui: Ui) -> None:
     """Wait until the kernel lets go of the disk. Raises BuildError where it cannot be unlinked.
 
-    A filesystem that was unmounted may still be writing, when no table of mounts shows it any more.
+    A filesystem that was unmounted may still be writing, when no table of mounts shows it any more; and
+    a mount that outlived who asked for it is shown late.
     """
-    if mounted := mounts_of(disk):
-        raise BuildError(f"{disk} is still mounted at {', '.join(mounted)}")
     begun = told = time.monotonic()
     with holders.machine_files(host) as files:
         while True:
+            if mounted := mounts_of(disk):
+                raise BuildError(f"{disk} is still mounted at {', '.join(mounted)}")
             try:
                 if not _is_claimed(files, disk, token=token):
                     return

@@ -21,7 +21,8 @@ from packer_plugin_osc_chroot.service.registry import (
     PreparedBuilder,
     Registry,
 )
-from packer_plugin_osc_chroot.service.status import abort, no_such_component
+from packer_plugin_osc_chroot.service.status import abort, first_message, no_such_component
+from packer_plugin_osc_chroot.ui import harmless
 
 if TYPE_CHECKING:
     from packer_plugin_osc_chroot.context import Communicator, Context
@@ -49,14 +50,20 @@ class BuilderService(rpc.BuilderServicer):
             raw_configs = [load_json(raw) for raw in request.raw_configs]
         except RecursionError:
             return pb.PrepareResponse(errors=["an option's value is nested too deep"])
+        except ValueError as error:
+            return pb.PrepareResponse(
+                errors=[f"the shim sent a configuration that is no JSON: {error}"]
+            )
+        if not all(isinstance(each, dict) for each in raw_configs):
+            return pb.PrepareResponse(errors=["the shim sent a configuration that is no object"])
         prepared = prepare(raw_configs, started_at=registry.started_at, environ=registry.environ)
         registry.redact.add(prepared.secrets)
         with registry.lock:
             registry.builders[request.builder_id] = PreparedBuilder(prepared, CancelToken())
         return pb.PrepareResponse(
             generated_vars=GENERATED_DATA,
-            warnings=[registry.redact(warning) for warning in prepared.warnings],
-            errors=[registry.redact(error) for error in prepared.errors],
+            warnings=[harmless(registry.redact(warning)) for warning in prepared.warnings],
+            errors=[harmless(registry.redact(error)) for error in prepared.errors],
         )
 
     def Run(
@@ -72,7 +79,7 @@ class BuilderService(rpc.BuilderServicer):
         from packer_plugin_osc_chroot.service.stream import RunStream
 
         registry = self._registry
-        start = next(request_iterator).start
+        start = first_message(request_iterator, "start", context).start
         with registry.lock:
             builder = registry.builders.get(start.builder_id)
         if builder is None or builder.prepared.config is None:

@@ -13,7 +13,7 @@ from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.service.registry import OpenCommunicator, Registry
-from packer_plugin_osc_chroot.service.status import abort
+from packer_plugin_osc_chroot.service.status import abort, first_message
 
 # Messages of a command's output that wait for a slow reader; then the command waits too.
 _QUEUED = 64
@@ -28,7 +28,7 @@ class CommunicatorService(rpc.CommunicatorServicer):
     def Start(
         self, request_iterator: Iterator[pb.StartRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.StartEvent]:
-        first = next(request_iterator).command
+        first = first_message(request_iterator, "command", context).command
         opened = self._open(first.communicator_id, context)
         events: queue.Queue[pb.StartEvent | Exception] = queue.Queue(_QUEUED)
         with _call_token(opened, context) as token:
@@ -77,7 +77,7 @@ class CommunicatorService(rpc.CommunicatorServicer):
         # Validating takes place on systems that have no such pipes.
         from packer_plugin_osc_chroot.host.pipes import opened_pipe, read_pipe
 
-        header = next(request_iterator).header
+        header = first_message(request_iterator, "header", context).header
         with (
             self._transfer(header.communicator_id, context) as (opened, token),
             opened_pipe(header.pipe, os.O_RDONLY) as pipe,

@@ -1,7 +1,8 @@
 """Exceptions as gRPC statuses with one line for the user (see the head of plugin.proto)."""
 
 import logging
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import NoReturn, TypeVar
 
 import grpc
 
@@ -9,6 +10,8 @@ from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.ui import harmless
+
+M = TypeVar("M", pb.RunRequest, pb.StartRequest, pb.UploadRequest)
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,15 @@ def no_such_component(context: grpc.ServicerContext, component: pb.Component) ->
         f"there is no {component.kind} {component.name}: the shim and the service are of different"
         " versions",
     )
+
+
+def first_message(requests: Iterator[M], kind: str, context: grpc.ServicerContext) -> M:
+    """The first message of a stream, which must be of that kind."""
+    for request in requests:
+        if request.WhichOneof("message") == kind:
+            return request
+        break
+    context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"the stream does not begin with {kind}")
 
 
 def status_of(error: Exception) -> tuple[grpc.StatusCode, str]:

@@ -1,15 +1,10 @@
 """Builds side by side, in one packer and in several; breakpoints; what users read before a build."""
 
 import json
-import os
-import pty
-import select
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from packer_run import TIMEOUT, Packer
+from packer_run import Packer
 
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
@@ -80,56 +75,21 @@ def test_breakpoint(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
         }
         """
     )
-    output = _in_terminal(packer, cloud, tmp_path, ["build", "t.pkr.hcl"], answer="look around")
+    status, output = packer.in_terminal(
+        *("build", "t.pkr.hcl"), cwd=tmp_path, cloud=cloud, answers=[("look around", "")]
+    )
+    assert status == 0, output
     assert len(cloud.images()) == 1, output
 
 
 def test_debug_asks_after_each_step(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
     path = template(tmp_path, "debug")
-    output = _in_terminal(
-        packer, cloud, tmp_path, ["build", "-debug", path.name], answer="(-debug)"
+    status, output = packer.in_terminal(
+        *("build", "-debug", path.name), cwd=tmp_path, cloud=cloud, answers=[("(-debug)", "")]
     )
+    assert status == 0, output
     assert "Pausing after 'link volume'" in output
     assert len(cloud.images()) == 1, output
-
-
-def _in_terminal(
-    packer: Packer, cloud: LocalCloud, directory: Path, arguments: list[str], *, answer: str
-) -> str:
-    """Run packer on a terminal of its own; press enter again and again once `answer` is shown.
-
-    Packer flushes the terminal when it begins to read: a key pressed too soon is lost.
-    """
-    controller, terminal = pty.openpty()
-    process = subprocess.Popen(
-        # Packer asks on /dev/tty, which is the controlling terminal.
-        ["setsid", "--ctty", "--wait", str(packer.binary), *arguments],
-        cwd=directory,
-        env=packer.environment(cloud),
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-    )
-    os.close(terminal)
-    output, pressed = "", 0.0
-    deadline = time.monotonic() + TIMEOUT
-    try:
-        while time.monotonic() < deadline:
-            if select.select([controller], [], [], 0.2)[0]:
-                try:
-                    output += os.read(controller, 65536).decode(errors="replace")
-                except OSError:
-                    break
-            if answer in output and time.monotonic() > pressed + 0.3:
-                pressed = time.monotonic()
-                os.write(controller, b"\r")
-        assert process.wait(10) == 0, output
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()
-        os.close(controller)
-    return output
 
 
 def test_validate_reports_everything_at_once_in_json(packer: Packer, tmp_path: Path) -> None:

@@ -60,11 +60,17 @@ def start(
     inside: str = "true",
     options: tuple[str, ...] = (),
 ) -> Running:
+    template = write(directory, before=before, after=after, inside=inside)
+    return packer.start("build", "-color=false", *options, template, cwd=directory, cloud=cloud)
+
+
+def write(
+    directory: Path, *, before: str = "true", after: str = "true", inside: str = "true"
+) -> str:
+    """The template's name."""
     template = directory / "guest.pkr.hcl"
     template.write_text(TEMPLATE.format(before=before, after=after, inside=inside))
-    return packer.start(
-        "build", "-color=false", *options, template.name, cwd=directory, cloud=cloud
-    )
+    return template.name
 
 
 def assert_undone(cloud: LocalCloud, output: str) -> None:
@@ -132,6 +138,21 @@ def test_ctrl_c_while_a_provisioner_retries(
     assert_undone(cloud, outcome.output)
 
 
+def test_ctrl_c_amid_a_flood_of_output(packer: Packer, cloud: LocalCloud, tmp_path: Path) -> None:
+    build = start(packer, cloud, tmp_path, before="yes some words of a long story")
+    build.wait_for("some words of a long story")
+    time.sleep(3.0)
+    (service,) = victims.services(build)
+    held = int(Path(f"/proc/{service}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    pressed = time.monotonic()
+    build.interrupt()
+    outcome = build.wait()
+    assert time.monotonic() - pressed < CANCEL_SECONDS + 1.0
+    assert "lines are not shown: the build was cancelled" in outcome.output
+    assert held < 160 << 20
+    assert_undone(cloud, outcome.output[-4000:])
+
+
 @pytest.mark.parametrize("on_error", ["abort", "cleanup"])
 def test_on_error(packer: Packer, cloud: LocalCloud, tmp_path: Path, on_error: str) -> None:
     options = (f"-on-error={on_error}",)
@@ -177,12 +198,16 @@ def test_ctrl_c_twice_changes_nothing(
     packer: Packer, slow_cloud: LocalCloud, tmp_path: Path
 ) -> None:
     build = start(packer, slow_cloud, tmp_path)
-    build.wait_for("Linking the volume")
+    # Its volume is being unlinked, which takes a while here.
+    build.wait_for("Snapshot: snap-")
     build.interrupt()
-    time.sleep(0.5)
+    build.wait_for("Taking back what was made")
+    before = build.output
     build.interrupt()
     outcome = build.wait()
     assert_undone(slow_cloud, outcome.output)
+    assert "Deleting volume" in outcome.output.removeprefix(before)
+    assert "build was cancelled" in outcome.output
 
 
 @pytest.mark.parametrize("stage", ["provisioning", "snapshot"])

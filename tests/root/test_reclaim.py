@@ -4,7 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import chaos_child
 import pytest
@@ -19,13 +23,15 @@ from in_process import (
 from test_source_omi import region
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud import client, standing
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.cloud.session import Sender
+from packer_plugin_osc_chroot.errors import BuildError, CloudError
 from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.options.config import Config
-from packer_plugin_osc_chroot.reclaim import command
+from packer_plugin_osc_chroot.reclaim import command, undo
 from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
@@ -63,6 +69,48 @@ def test_the_next_build_undoes_it_and_says_so(point: str) -> None:
         assert_nothing_left(cloud)
         assert [image.name for image in cloud.images()] == ["next"]
         assert len(live_snapshots(cloud)) == 1
+        assert journals(cloud) == []
+
+
+def test_a_command_whose_pid_nobody_wrote_down_is_ended(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A build may be killed in the moment between a command's start and its line in the journal."""
+    with LocalCloud() as cloud:
+        killed(cloud, "call LinkVolume")
+        (journal,) = journals(cloud)
+        mark = json.loads(journal.read_text().splitlines()[0])["mark"]
+        left = subprocess.Popen(["sleep", "300"], env={"OSC_CHROOT_BUILD": mark})
+        other = subprocess.Popen(["sleep", "300"], env={"OSC_CHROOT_BUILD": "of another"})
+        try:
+            assert reclaim(cloud) == 0
+            assert left.wait(10) < 0 and other.poll() is None
+        finally:
+            for each in (left, other):
+                each.kill()
+                each.wait()
+        assert f"Ending process {left.pid} " in capsys.readouterr().out
+        assert_nothing_left(cloud)
+
+
+def test_a_mount_that_comes_to_its_end_after_its_build_was_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The mount's process outlives the build, and reclaim may look too soon."""
+    looks: list[str] = []
+    unmount = undo._unmount
+
+    def too_soon(*given: Any, **more: Any) -> None:
+        looks.append("look")
+        if len(looks) > 1:
+            unmount(*given, **more)
+
+    monkeypatch.setattr(undo, "_unmount", too_soon)
+    with LocalCloud() as cloud:
+        killed(cloud, "command mount")
+        assert reclaim(cloud) == 0
+        assert len(looks) == 2
+        assert_nothing_left(cloud)
         assert journals(cloud) == []
 
 
@@ -107,6 +155,40 @@ def test_the_copy_of_a_foreign_omi_goes(
         assert reclaim(cloud) == 0
         assert_nothing_left(cloud)
         assert cloud.images() == [] and live_snapshots(cloud) == []
+
+
+def test_an_endpoint_that_is_gone_amid_a_build(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That is said, undoing ends in time, and what is left is listed with what removes it."""
+    gone = threading.Event()
+    send = Sender.send
+
+    def unanswered(sender: Sender, action: str, body: Mapping[str, Any]) -> Any:
+        if gone.is_set():
+            raise CloudError(f"{action}: no answer", action=action)
+        return send(sender, action, body)
+
+    monkeypatch.setattr(Sender, "send", unanswered)
+    monkeypatch.setattr(client, "_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(client, "_RETRY_PAUSE", 0.1)
+    for module in (client, standing):
+        monkeypatch.setattr(module, "SILENT_SECONDS", 2.0)
+    ui = RecordingUi()
+    with LocalCloud() as cloud:
+        begun = time.monotonic()
+        with pytest.raises(BuildError, match="no answer"):
+            run(cloud, ui=ui, provisioner=Provisioner(look=lambda *given: gone.set()))
+        assert time.monotonic() - begun < 20
+        assert "no good answer for" in ui.text
+        _, listed = ui.text.split("Still there, to be removed in this order:")
+        assert [line.split()[0] for line in listed.splitlines()[1:]] == [
+            *("snapshot", "link", "volume", "The")
+        ]
+        assert "packer-plugin-osc-chroot reclaim" in listed
+        gone.clear()
+        assert reclaim(cloud) == 0
+        assert_nothing_left(cloud)
 
 
 def test_a_living_build_is_not_touched(capsys: pytest.CaptureFixture[str]) -> None:

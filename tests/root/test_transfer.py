@@ -18,7 +18,9 @@ from transfer_place import HOSTS, Place, make_local
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
 from packer_plugin_osc_chroot.host.commands import Host
+from packer_plugin_osc_chroot.host.copy_files import copied_files
 from packer_plugin_osc_chroot.host.transfer import open_rootfs
+from packer_plugin_osc_chroot.ui import RecordingUi
 
 pytestmark = pytest.mark.root
 

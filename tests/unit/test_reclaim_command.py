@@ -69,6 +69,24 @@ def test_json_has_one_shape_whatever_happens(
     assert "mode 777" in said["errors"][0]
 
 
+def test_wrong_keys_are_not_tried_for_each_journal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Four wrong signatures in a row lock a key."""
+    with LocalCloud() as cloud:
+        environ = {**cloud.environment(), STATE_VARIABLE: str(tmp_path)}
+        for _ in range(6):
+            journal = Journal(tmp_path)
+            region, endpoint = environ["OSC_REGION"], environ["OSC_ENDPOINT_API"]
+            journal.begin(vm_id=cloud.vm_id, region=region, endpoint=endpoint)
+            journal.sending("CreateVolume", {"ClientToken": "t"})
+            journal.end(kept=False, failed=True)
+        assert main([], environ={**environ, "OSC_SECRET_KEY": "x" * 40}) == 1
+        assert sum(call.status == 401 for call in cloud.record) <= 2
+    assert capsys.readouterr().err.count("Left alone") == 6
+    assert len([*tmp_path.iterdir()]) == 6
+
+
 @pytest.mark.parametrize("hours", ["nan", "-1", "six"])
 def test_an_age_that_is_none(hours: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every volume would be old enough to be removed, one of a living build of another user too."""

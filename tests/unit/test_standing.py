@@ -59,9 +59,9 @@ def test_keys_that_are_revoked_amid_a_build_are_tried_once_and_once_more_to_be_s
 def test_what_was_permitted_before_and_is_refused_now_says_all() -> None:
     with serving(good(Vms=[]), good(Volumes=[]), WRONG) as server:
         cloud = connect(server.url)
-        for action in ("ReadVms", "ReadVolumes", "ReadVolumes", "DeleteVolume", "DeleteVolume"):
+        for action in ("ReadVms", "ReadVolumes", "ReadVolumes", "DeleteVolume", "ReadVolumes"):
             call(cloud, action)
-        assert len(server.asked) == 3
+        assert [action for action, _, _ in server.asked[2:]] == ["ReadVolumes", "ReadVms"]
         with pytest.raises(CloudError, match="not sent") as caught:
             cloud.change("CreateVolume", token=CancelToken(), ClientToken="t")
     assert caught.value.status == 401 and not caught.value.maybe_done
