@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.trees import CHUNK
 
 # What a pipe is to hold: both sides work at a time, and not in turns.
@@ -23,8 +24,14 @@ def widen(fd: int) -> None:
 
 @contextmanager
 def opened_pipe(path: str, mode: int) -> Iterator[int]:
-    """The shim's pipe; `mode` is os.O_RDONLY or os.O_WRONLY."""
-    fd = os.open(path, mode | os.O_NONBLOCK | os.O_CLOEXEC)
+    """The shim's pipe; `mode` is os.O_RDONLY or os.O_WRONLY. Raises BuildError."""
+    try:
+        fd = os.open(path, mode | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BuildError(
+            f"the plugin's own pipe {path} cannot be opened: {error.strerror}",
+            hint="Both of its processes need the same user and the same /proc.",
+        ) from error
     try:
         widen(fd)
         yield fd

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.memory import Peak
 from bench.report import Figure, Sample
 from bench.straight import transfers
-from bench.subject import TRUE, Subject, timed
+from bench.subject import TRUE, Subject, settle, timed
 from packer_plugin_osc_chroot.localcloud.latency import PRESETS, Latency
 from packer_plugin_osc_chroot.localcloud.trouble import Rate
 
@@ -190,14 +190,13 @@ def _files(directory: Path, size: int, files: int) -> Iterator[Path]:
                 file.write(os.urandom(1 << 20))
         for number in range(files):
             (local / "few" / f"{number:05}").write_bytes(b"x" * 1000)
-        # What is yet to be written out would slow down whoever writes next.
-        os.sync()
         yield local
     finally:
         shutil.rmtree(directory)
 
 
 def _copied(local: Path) -> float:
+    settle()
     copy = local / "copied"
     seconds = timed(subprocess.run, ["cp", str(local / "big"), str(copy)], check=True)
     copy.unlink()
@@ -205,6 +204,7 @@ def _copied(local: Path) -> float:
 
 
 def _tarred(local: Path) -> float:
+    settle()
     tree = local / "tarred"
     script = 'mkdir "$1" && tar -C "$0" -c . | tar -C "$1" -x'
     argv = ["sh", "-c", script, str(local / "few"), str(tree)]

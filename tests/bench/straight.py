@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 
+from bench.subject import settle
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.context import Communicator
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
@@ -40,6 +41,7 @@ class Transfers:
 
     def seconds(self, name: str) -> float:
         """Of one transfer; the names are the benchmark's."""
+        settle()
         argv = [str(self._program), "-test.run=^$", f"-test.bench=Transfers/{name}$"]
         done = subprocess.run(
             [*argv, "-test.benchtime=1x"],

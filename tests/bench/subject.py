@@ -196,6 +196,11 @@ def make_subject(
     return Subject(name, type, program, found, image, directory, needs_proxy)
 
 
+def settle() -> None:
+    """Have what was written be written out: it would slow down whoever writes next."""
+    os.sync()
+
+
 def timed(action: Any, *arguments: Any, **options: Any) -> float:
     begun = time.monotonic()
     action(*arguments, **options)

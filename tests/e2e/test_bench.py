@@ -28,11 +28,24 @@ def test_all_of_the_bench_in_small(packer: Packer, tmp_path: Path) -> None:
     shown = bench(packer, f"--json={first}")
     document = json.loads(first.read_text())
     figures = document["figures"]
-    for name in ("build, typical", "2 builds, typical", "3 builds, 5 calls a second", "validate"):
+    for name in (
+        "validate",
+        "build, typical",
+        "build, another account's OMI",
+        "build, from scratch",
+        "2 builds, typical",
+        "3 builds, somebody else links",
+        "3 builds, 5 calls a second",
+        "one more shell provisioner",
+        "download of 20 files",
+        "straight: upload of 2 MiB",
+        "straight: download of 20 files",
+    ):
         assert figures[name]["ratio"] > 0, name
         assert name in shown
     assert all(figure["values"] for figure in figures.values())
-    assert figures["memory, one build"]["median"] > 1
+    for when in ("one build", "2 builds", "2 MiB up and down"):
+        assert figures[f"memory, {when}: all"]["median"] > 1
     for number in (1, 8):
         ET.parse(tmp_path / f"timeline-{number}.svg")
     # A later run is compared with it.

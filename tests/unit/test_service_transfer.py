@@ -104,6 +104,14 @@ def test_a_refused_upload_leaves_its_pipe_alone(shim: Shim) -> None:
     assert "that is a folder" in details
 
 
+def test_a_pipe_that_is_not_there_is_named(shim: Shim) -> None:
+    os.close(shim.reader)
+    code, details = shim.upload("/file").termination()[-2:]
+    assert code is grpc.StatusCode.FAILED_PRECONDITION
+    assert path_of(shim.reader) in details and "No such file" in details
+    assert shim.left() == []
+
+
 def test_a_download_is_in_the_pipe_when_the_call_has_ended(shim: Shim) -> None:
     (shim.root / "file").write_bytes(CONTENT)
     call = shim.download("/file")
