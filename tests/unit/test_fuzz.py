@@ -97,7 +97,7 @@ METHODS: dict[str, tuple[str, list[Any]]] = {
         "unary_unary",
         [
             pb.ConfigureRequest(
-                component=pb.Component(kind="data source", name="osc-chroot-omi"),
+                component=pb.Component(kind="datasource", name="osc-chroot-omi"),
                 data_source_id="d",
                 raw_config=json.dumps({"most_recent": True, "owners": ["self"]}).encode(),
             )
