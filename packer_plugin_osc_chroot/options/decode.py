@@ -15,6 +15,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.declaration import Kind
 from packer_plugin_osc_chroot.options.duration import parse_duration
@@ -31,6 +32,19 @@ _FALSE = {"", "0", "f", "F", "false", "FALSE", "False"}
 def load_json(text: str | bytes) -> Any:
     """What the shim sends, whole numbers of any length included: beyond floats' range, infinite."""
     return json.loads(text, parse_int=lambda digits: (int if len(digits) < 300 else float)(digits))
+
+
+def load_config(text: bytes) -> dict[str, Any]:
+    """One configuration, as `load_json`. Raises BuildError, in words for the user, where it is none."""
+    try:
+        found = load_json(text)
+    except RecursionError:
+        raise BuildError("an option's value is nested too deep") from None
+    except ValueError as error:
+        raise BuildError(f"the shim sent a configuration that is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise BuildError("the shim sent a configuration that is no object")
+    return found
 
 
 def holds_unknown(value: object) -> bool:

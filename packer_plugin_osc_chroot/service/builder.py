@@ -13,7 +13,7 @@ from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME
-from packer_plugin_osc_chroot.options.decode import load_json
+from packer_plugin_osc_chroot.options.decode import load_config
 from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA, Prepared, prepare
 from packer_plugin_osc_chroot.redaction import RedactingUi
 from packer_plugin_osc_chroot.service.registry import (
@@ -47,15 +47,9 @@ class BuilderService(rpc.BuilderServicer):
         if component != (COMPONENT_KIND, COMPONENT_NAME):
             no_such_component(context, request.component)
         try:
-            raw_configs = [load_json(raw) for raw in request.raw_configs]
-        except RecursionError:
-            return pb.PrepareResponse(errors=["an option's value is nested too deep"])
-        except ValueError as error:
-            return pb.PrepareResponse(
-                errors=[f"the shim sent a configuration that is no JSON: {error}"]
-            )
-        if not all(isinstance(each, dict) for each in raw_configs):
-            return pb.PrepareResponse(errors=["the shim sent a configuration that is no object"])
+            raw_configs = [load_config(raw) for raw in request.raw_configs]
+        except BuildError as error:
+            return pb.PrepareResponse(errors=[harmless(str(error))])
         prepared = prepare(raw_configs, started_at=registry.started_at, environ=registry.environ)
         registry.redact.add(prepared.secrets)
         with registry.lock:

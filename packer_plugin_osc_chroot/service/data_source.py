@@ -10,11 +10,13 @@ import grpc
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
+from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCES, KIND
-from packer_plugin_osc_chroot.options.decode import load_json
+from packer_plugin_osc_chroot.options.decode import load_config
 from packer_plugin_osc_chroot.options.prepare import prepare_data_source
 from packer_plugin_osc_chroot.service.registry import Registry
 from packer_plugin_osc_chroot.service.status import abort, no_such_component
+from packer_plugin_osc_chroot.ui import harmless
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +38,9 @@ class DataSourceService(rpc.DataSourceServicer):
         if component.kind != KIND or source is None:
             no_such_component(context, component)
         try:
-            raw = load_json(request.raw_config)
-        except RecursionError:
-            return pb.ConfigureResponse(errors=["an option's value is nested too deep"])
+            raw = load_config(request.raw_config)
+        except BuildError as error:
+            return pb.ConfigureResponse(errors=[harmless(str(error))])
         prepared = prepare_data_source(
             source, raw, started_at=registry.started_at, environ=registry.environ
         )
@@ -48,7 +50,9 @@ class DataSourceService(rpc.DataSourceServicer):
         if prepared.options is not None:
             with registry.lock:
                 registry.data_sources[request.data_source_id] = prepared.options
-        return pb.ConfigureResponse(errors=[registry.redact(error) for error in prepared.errors])
+        return pb.ConfigureResponse(
+            errors=[harmless(registry.redact(error)) for error in prepared.errors]
+        )
 
     def Execute(
         self, request: pb.ExecuteRequest, context: grpc.ServicerContext
