@@ -156,7 +156,6 @@ class Cloud:
             self._wait_times.of(kind),
             learn=lambda seconds: self._wait_times.add(kind, seconds),
             turn=self._budget.look_turn,
-            is_throttled=lambda: self._budget.is_tight,
             sign=sign,
         )
 

@@ -24,8 +24,6 @@ _CLOSE_SECONDS = 0.1
 _MUCH_QUICKER = 3.0
 # Such a share of it is like it.
 _LIKE = 0.8
-# While calls are throttled, what takes less than before is noticed within this many seconds.
-_THROTTLED_SECONDS = 30.0
 # A few waits say little about how much they differ.
 _FEW = 3
 
@@ -37,8 +35,8 @@ class Pace:
     """The pace of one wait, from its making on.
 
     `earlier` is how long the same kind took before, in seconds; `learn` is told how long this one
-    took. `turn` waits until a look may be sent, `is_throttled` tells whether looks are dear (see
-    `cloud/budget.py`). `first` is when to look first, where that is known.
+    took. `turn` waits until a look may be sent (see `cloud/budget.py`). `first` is when to look first,
+    where that is known.
     """
 
     def __init__(
@@ -47,7 +45,6 @@ class Pace:
         *,
         learn: Callable[[float], None] = lambda seconds: None,
         turn: Callable[[CancelToken], None] = lambda token: None,
-        is_throttled: Callable[[], bool] = lambda: False,
         sign: Sign | None = None,
         first: float | None = None,
     ) -> None:
@@ -56,7 +53,6 @@ class Pace:
         self._came = 0
         self._learn = learn
         self._turn = turn
-        self._is_throttled = is_throttled
         self._sign = sign
         self._begun = self._asked = time.monotonic()
         # When a look last found it unfinished.
@@ -94,10 +90,6 @@ class Pace:
         self._learn(elapsed if self._came else (self._unfinished + elapsed) / 2)
 
     def _rest(self, seconds: float, token: CancelToken) -> None:
-        if self._earlier and self._is_throttled():
-            # Not before the quickest of them ended: other builds have better use for the call.
-            ends = self._begun + min(self._earlier) + _CLOSE_SECONDS / 4
-            seconds = max(seconds, min(ends - time.monotonic(), _THROTTLED_SECONDS))
         if self._sign is None:
             token.sleep(seconds)
         elif self._sign(seconds, token):

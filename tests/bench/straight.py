@@ -40,11 +40,14 @@ class Transfers:
         }
 
     def seconds(self, name: str) -> float:
-        """Of one transfer; the names are the benchmark's."""
+        """Of one transfer, the quicker of two; the names are the benchmark's.
+
+        The first may have to wait for memory that no file has had before, which cp's copy just left.
+        """
         settle()
         argv = [str(self._program), "-test.run=^$", f"-test.bench=Transfers/{name}$"]
         done = subprocess.run(
-            [*argv, "-test.benchtime=1x"],
+            [*argv, "-test.benchtime=1x", "-test.count=2"],
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -52,8 +55,8 @@ class Transfers:
         )
         assert done.returncode == 0, done.stdout
         # BenchmarkTransfers/upload-2  1  487109000 ns/op
-        (line,) = [line for line in done.stdout.splitlines() if line.endswith(" ns/op")]
-        return float(line.split()[-2]) / 1e9
+        lines = [line for line in done.stdout.splitlines() if line.endswith(" ns/op")]
+        return min(float(line.split()[-2]) for line in lines) / 1e9
 
 
 @contextmanager

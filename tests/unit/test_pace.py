@@ -112,24 +112,3 @@ def test_each_look_takes_its_turn() -> None:
     pace.before_first(token)
     pace.before_next(token)
     assert turns == [token, token]
-
-
-def test_while_calls_are_throttled_no_look_comes_before_the_quickest_earlier_end() -> None:
-    begun = time.monotonic()
-    pace = Pace([0.6, 0.4], is_throttled=lambda: True)
-    pace.before_first(CancelToken())
-    assert 0.4 <= time.monotonic() - begun < 0.55
-    # From then on as ever.
-    pace.before_next(CancelToken())
-    assert time.monotonic() - begun < 0.9
-
-
-def test_throttled_waits_look_within_half_a_minute_whatever_was_before() -> None:
-    rests: list[float] = []
-
-    class Token(CancelToken):
-        def sleep(self, seconds: float) -> None:
-            rests.append(seconds)
-
-    Pace([600.0], is_throttled=lambda: True).before_first(Token())
-    assert rests == [30.0]
