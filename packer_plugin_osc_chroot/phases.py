@@ -349,18 +349,21 @@ class Phases:
         if not standing:
             return
         self._stands = True
+        unmarked = ""
+        try:
+            # Before anything is said: from here on no other build may remove it.
+            self._journal.keep_all()
+        except OSError as error:
+            unmarked = error.strerror or str(error)
         self._ui.error("Nothing is undone (-on-error). Still there, to be removed in this order:")
         for what in standing:
             self._ui.error(f"  {what}")
-        if not self._journal.is_open:
-            return
-        self._ui.error(f"This command removes all of it: {RECLAIM}")
-        try:
-            self._journal.keep_all()
-        except OSError as error:
+        if self._journal.is_open:
+            self._ui.error(f"This command removes all of it: {RECLAIM}")
+        if unmarked:
             self._ui.error(
-                f"{self._journal.path} could not be marked ({error.strerror}): unless it is moved"
-                " elsewhere, the next build on this VM removes all of it"
+                f"{self._journal.path} could not be marked ({unmarked}): unless it is moved elsewhere,"
+                " the next build on this VM removes all of it"
             )
 
 

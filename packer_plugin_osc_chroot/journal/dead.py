@@ -20,8 +20,6 @@ from packer_plugin_osc_chroot.journal.story import KEPT_MODE, Story, read_story
 log = logging.getLogger(__name__)
 
 _FLAGS = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-# Seconds within which a new file gets its first line.
-_NEW_SECONDS = 60.0
 _HANDED_ON_SECONDS = 1.0
 
 
@@ -122,8 +120,8 @@ def _lock_and_read(path: Path, folder: int, file: int) -> DeadJournal | None:
     story = _read(file)
     if story is not None:
         return DeadJournal(path, story, folder, file)
-    if time.time() - found.st_mtime > _NEW_SECONDS:
-        os.unlink(path.name, dir_fd=folder)
+    # Its build was killed before it made anything, or is about to see that it is gone.
+    os.unlink(path.name, dir_fd=folder)
     return None
 
 

@@ -231,13 +231,14 @@ class Journal:
                 log.warning("not in the journal: %s: %s", event, error)
 
     def _open(self) -> int:
-        made = time.gmtime()
-        self._name = f"{time.strftime('%Y%m%dT%H%M%SZ', made)}-{secrets.token_hex(6)}{SUFFIX}"
-        file = os.open(self._name, _FLAGS, 0o600, dir_fd=self._folder)
+        file = self._make()
         try:
-            # Whoever looks at it right now sees an empty file, and leaves a new one alone.
-            fcntl.flock(file, fcntl.LOCK_EX)
-            about = {**self._about, "pid": os.getpid(), "boot_id": boot_id(), "mark": self.mark}
+            about = {
+                **self._about,
+                "pid": os.getpid(),
+                "boot_id": boot_id(),
+                "mark": self.mark,
+            }
             begin = {"event": "begin", "format": FORMAT, "at": int(time.time()), **about}
             append(file, begin, sync=True)
             os.fsync(self._folder)
@@ -246,6 +247,17 @@ class Journal:
             os.close(file)
             raise
         return file
+
+    def _make(self) -> int:
+        """The file, empty and locked. Whoever finds it empty and not locked yet removes it."""
+        while True:
+            made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+            self._name = f"{made}-{secrets.token_hex(6)}{SUFFIX}"
+            file = os.open(self._name, _FLAGS, 0o600, dir_fd=self._folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if os.fstat(file).st_nlink:
+                return file
+            os.close(file)
 
 
 def append(file: int, event: Mapping[str, Any], *, sync: bool) -> None:

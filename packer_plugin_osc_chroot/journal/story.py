@@ -15,6 +15,8 @@ from packer_plugin_osc_chroot.ui import printable
 FORMAT = 1
 # The file's mode where a user wanted kept what it names; it is 600 else.
 KEPT_MODE = 0o700
+# What reading it raises where it is not what its format says.
+_DAMAGES = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 # Of the year 9999: what can be shown as a date.
 _LAST_SECOND = 253402300800
 
@@ -109,9 +111,7 @@ def read_story(text: bytes) -> Story | None:
     """
     try:
         return _read_story(text)
-    except (
-        *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
-    ) as error:
+    except _DAMAGES as error:
         raise BuildError("is damaged", hint="Remove it once what it names is gone") from error
 
 

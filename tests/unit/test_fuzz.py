@@ -16,7 +16,7 @@ import pytest
 from fuzz import Fuzz
 from in_process import client
 from test_options_properties import NAMES
-from test_service import GOOD, unary
+from test_service import GOOD, make_registry, make_server, unary
 from test_service_process import TOKEN, Service
 
 from packer_plugin_osc_chroot.cancel import CancelToken
@@ -53,11 +53,8 @@ PACKERS_OWN = [
 OMI = "ami-00000001"
 
 
-# Imported by name: pytest finds fixtures in the module.
-from test_service import registry, server  # noqa: E402, F401
-
-
-def test_configurations(server: Any, fuzz: Fuzz) -> None:  # noqa: F811
+def test_configurations(fuzz: Fuzz) -> None:
+    server = make_server(make_registry())
     for _ in fuzz.rounds(8000):
         options = {fuzz.random.choice(NAMES): fuzz.value() for _ in range(4)}
         own = {fuzz.random.choice(PACKERS_OWN): fuzz.value() for _ in range(2)}

@@ -1,5 +1,6 @@
 """The journal of a build: what is in it, who may read it, and what a torn or planted one does."""
 
+import fcntl
 import json
 import os
 import threading
@@ -181,10 +182,28 @@ def test_links_and_files_of_other_kinds_are_passed_over(tmp_path: Path) -> None:
     assert [*dead_journals(real, tell=said.append)] == []
     assert said == [f"{real / name}.journal: left alone: is no file" for name in "abd"]
     assert client_tokens(real) == set()
-    assert (real / "c.journal").exists(), "a new one may not have its first line yet"
-    os.utime(real / "c.journal", (0, 0))
-    assert dead_stories(real) == []
-    assert not (real / "c.journal").exists()
+    assert not (real / "c.journal").exists(), "its build was killed before it made anything"
+
+
+def test_one_that_is_removed_before_it_has_a_line_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = begun(tmp_path)
+    flock = fcntl.flock
+    looks: list[int] = []
+
+    def found_first(file: int, how: int) -> None:
+        if not looks:
+            looks.append(file)
+            assert dead_stories(tmp_path) == [] and not has_journals(tmp_path)
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", found_first)
+    made_volume(journal)
+    assert has_journals(tmp_path) and dead_stories(tmp_path) == []
+    die(journal)
+    (story,) = dead_stories(tmp_path)
+    assert story.describe() == ["volume vol-1"]
 
 
 @pytest.mark.parametrize(

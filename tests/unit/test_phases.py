@@ -1,5 +1,6 @@
 """The runner: order of undoing, drafts, cancel, the journal, and errors that hide nothing."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -259,6 +260,18 @@ def test_what_an_abort_kept_is_marked_so_in_the_journal(tmp_path: Path) -> None:
     ui = run_with_journal(tmp_path, fails=True, on_error="abort")
     assert ends_in(tmp_path) == ["kept"]
     assert "packer-plugin-osc-chroot reclaim" in ui.text
+
+
+def test_an_abort_that_cannot_be_marked_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(file: int, mode: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "fchmod", refuse)
+    ui = run_with_journal(tmp_path, fails=True, on_error="abort")
+    (file,) = tmp_path.iterdir()
+    assert f"{file} could not be marked (Read-only file system): unless it is moved" in ui.text
 
 
 def test_what_could_not_be_undone_stays_in_the_journal(tmp_path: Path) -> None:

@@ -32,12 +32,20 @@ GOOD = {
 
 @pytest.fixture
 def registry() -> Registry:
-    environ = {"OSC_CHROOT_METADATA_URL": "http://127.0.0.1:1"}
-    return Registry(environ=environ, redact=Redactor())
+    return make_registry()
 
 
 @pytest.fixture
 def server(registry: Registry) -> Any:
+    return make_server(registry)
+
+
+def make_registry() -> Registry:
+    environ = {"OSC_CHROOT_METADATA_URL": "http://127.0.0.1:1"}
+    return Registry(environ=environ, redact=Redactor())
+
+
+def make_server(registry: Registry) -> Any:
     return grpc_testing.server_from_dictionary(
         {
             SERVICES["Builder"]: BuilderService(registry),
