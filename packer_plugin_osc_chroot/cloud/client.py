@@ -17,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_e
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable, await_end, in_thread
 from packer_plugin_osc_chroot.cloud.budget import Budget
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
+from packer_plugin_osc_chroot.cloud.first_call import FirstCalls
 from packer_plugin_osc_chroot.cloud.pace import Pace, Sign
 from packer_plugin_osc_chroot.cloud.session import Sender
 from packer_plugin_osc_chroot.cloud.standing import SILENT_SECONDS, Standing, is_throttled
@@ -43,8 +44,8 @@ class Cloud:
     """Thread-safe. `region` is known by now; `close()` ends the connections.
 
     Each call that makes something is in the journal before it is sent. `shared` is a directory for what
-    the builds on this VM tell each other: how long waits take, and how fast they may call. `tell` gets
-    a line for the user where nobody answers.
+    the builds on this VM tell each other: how long waits take, how fast they may call, and whether the
+    keys are good. `tell` gets a line for the user where nobody answers.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Cloud:
         self._wait_times = WaitTimes(shared, endpoint=host)
         self._sender = Sender(credentials, endpoint=self.endpoint, region=region)
         self._standing = Standing(tell, endpoint=self.endpoint)
+        self._first_calls = FirstCalls(shared, credentials, endpoint=self.endpoint)
         self._tell = tell
         # Changes that were under way at a cancel, and what they are.
         self._left: dict[Future[Json], str] = {}
@@ -220,7 +222,8 @@ class Cloud:
 
     def _send(self, action: str, body: Mapping[str, Any]) -> Json:
         try:
-            answer = self._sender.send(action, body)
+            with self._first_calls.turn(action):
+                answer = self._sender.send(action, body)
         except CloudError as error:
             self._standing.failed(action, body, error)
             raise

@@ -61,14 +61,14 @@ class Standing:
         """
         with self._lock:
             if self._lost is not None:
-                raise _not_sent(action, self._lost, "these credentials are refused")
+                raise not_sent(action, self._lost, "these credentials are refused")
             now = self._clock()
             if (
                 self._silence is not None
                 and now - self._silent_since > SILENT_SECONDS
                 and now - self._silent_at < _WHILE_SECONDS
             ):
-                raise _not_sent(action, self._silence, "nobody answers")
+                raise not_sent(action, self._silence, "nobody answers")
             return self._proof if self._doubt is not None and not self._proves(action) else None
 
     def done(self, action: str, body: Mapping[str, Any]) -> None:
@@ -133,7 +133,8 @@ def is_throttled(error: CloudError) -> bool:
     return error.status == 429 or error.status == 503 and "6" in error.codes
 
 
-def _not_sent(action: str, error: CloudError, why: str) -> CloudError:
+def not_sent(action: str, error: CloudError, why: str) -> CloudError:
+    """What a call that has no chance ends with; `error` is what an earlier one did."""
     return CloudError(
         f"{action}: not sent, since {why} ({error.message})",
         action=action,

@@ -1,4 +1,5 @@
-"""What builds tell each other through files: how long waits take, and how fast they may call."""
+"""What builds tell each other through files: how long waits take, how fast they may call, and which
+keys are good."""
 
 import fcntl
 import json
@@ -12,9 +13,11 @@ import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.budget import Budget
+from packer_plugin_osc_chroot.cloud.credentials import Credentials
+from packer_plugin_osc_chroot.cloud.first_call import FirstCalls
 from packer_plugin_osc_chroot.cloud.private_files import private_directory, replace_private
 from packer_plugin_osc_chroot.cloud.wait_times import WaitTimes
-from packer_plugin_osc_chroot.errors import Cancelled
+from packer_plugin_osc_chroot.errors import Cancelled, CloudError
 
 
 @pytest.fixture
@@ -242,3 +245,65 @@ def test_neither_key_nor_endpoint_is_in_a_file(directory: Path) -> None:
     Budget(directory, account="https://example AKIDEXAMPLE").throttled()
     (file,) = directory.iterdir()
     assert "AKID" not in file.name and b"AKID" not in file.read_bytes()
+
+
+def first_calls(directory: Path | None, secret: str = "s") -> FirstCalls:
+    keys = Credentials("A", secret, "r", "", True)
+    return FirstCalls(directory, keys, endpoint="https://example")
+
+
+def call(calls: FirstCalls, sent: list[str], *, status: int = 200, action: str = "ReadVms") -> None:
+    with calls.turn(action):
+        sent.append(action)
+        time.sleep(0.05)
+        if status != 200:
+            raise CloudError("ReadVms: refused", action=action, status=status, codes=["4120"])
+
+
+def test_builds_with_wrong_keys_send_one_wrong_signature(directory: Path) -> None:
+    sent: list[str] = []
+    errors: list[CloudError] = []
+
+    def build() -> None:
+        try:
+            call(first_calls(directory), sent, status=401)
+        except CloudError as error:
+            errors.append(error)
+
+    builds = [threading.Thread(target=build) for _ in range(8)]
+    for each in builds:
+        each.start()
+    for each in builds:
+        each.join()
+    assert len(sent) == 1 and len(errors) == 8
+    assert {error.status for error in errors} == {401}
+    assert sum("just refused to another build" in error.message for error in errors) == 7
+    call(first_calls(directory, "mended"), sent)
+    call(first_calls(directory), sent, action="ReadImages")
+    assert len(sent) == 3, "other keys, and another action, have nothing to do with it"
+
+
+def test_builds_with_good_keys_wait_for_one_call_only(directory: Path) -> None:
+    sent: list[str] = []
+    builds = [threading.Thread(target=call, args=(first_calls(directory), sent)) for _ in range(8)]
+    begun = time.monotonic()
+    for each in builds:
+        each.start()
+    for each in builds:
+        each.join()
+    assert len(sent) == 8
+    assert time.monotonic() - begun < 8 * 0.05, "they were sent side by side"
+    for content in (b"", b"[1]", b'{"x": 1}', b'{"x": {"at": "y", "codes": 1}}', b"\xff"):
+        replace_private(directory / "first-calls.json", content)
+        call(first_calls(directory), sent)
+    call(first_calls(None), sent)
+
+
+def test_a_refusal_is_forgotten(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[str] = []
+    with pytest.raises(CloudError):
+        call(first_calls(directory), sent, status=403)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 11.0)
+    call(first_calls(directory), sent)
+    assert len(sent) == 2
