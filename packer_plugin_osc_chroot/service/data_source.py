@@ -70,15 +70,15 @@ class DataSourceService(rpc.DataSourceServicer):
                 "data sources are not evaluated on Windows: validate without"
                 " -evaluate-datasources there",
             )
-        # What asks the API is not needed to validate.
-        from packer_plugin_osc_chroot.data_source import evaluate
-
         token = CancelToken()
         with registry.lock:
             registry.evaluations.add(token)
         if not context.add_callback(token.cancel):
             token.cancel()
         try:
+            # What asks the API is not needed to validate.
+            from packer_plugin_osc_chroot.data_source import evaluate
+
             found = evaluate(options, registry.environ, redact=registry.redact, token=token)
         except Exception as error:
             abort(context, error, registry.redact, with_details=True)
