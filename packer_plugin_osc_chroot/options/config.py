@@ -7,7 +7,7 @@ from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.blocks import BlockDevice, OmiFilter, Tag
 from packer_plugin_osc_chroot.options.declaration import option
 
-COMPONENT_KIND = "builder"
+BUILDER_KIND = "builder"
 COMPONENT_NAME = "osc-chroot"
 
 # What late options may refer to: the documentation's build template data.
