@@ -127,6 +127,13 @@ def data_source_reference(source: DataSource) -> str:
         *(_entry(row, {}) for row in options_of(source.outputs)),
         "",
     ]
+    if any(row.kind is not Kind.STRING for row in options_of(source.outputs)):
+        lines += [
+            "Where `packer validate` does not ask the API, Packer takes numbers for 0, and lists and"
+            " maps for empty ones: an option that must have one is then found missing. With"
+            " `-evaluate-datasources` it is not.",
+            "",
+        ]
     if source is OMI:
         lines += ["## Filters", "", *_filters(), ""]
     return "\n".join(lines)
