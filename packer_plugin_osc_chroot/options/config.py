@@ -105,7 +105,7 @@ class AccessOptions:
     )
     insecure_skip_tls_verify: bool = option(
         "Accept any TLS certificate from the endpoint. For test endpoints only. The environment's"
-        " `OSC_TLS_SKIP_VERIFY=true` does the same.",
+        " `OSC_TLS_SKIP_VERIFY=true` does the same, and so does `tls_skip_verify` in the profile file.",
         default=False,
     )
 
