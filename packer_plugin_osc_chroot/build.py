@@ -1,6 +1,5 @@
 """The build, on one page: what is made, in which order, and what stands until when."""
 
-import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -44,8 +43,6 @@ from packer_plugin_osc_chroot.resources.source_volume import (
 )
 from packer_plugin_osc_chroot.timeline import timeline
 from packer_plugin_osc_chroot.ui import Ui
-
-log = logging.getLogger(__name__)
 
 
 def build(context: Context) -> Result:

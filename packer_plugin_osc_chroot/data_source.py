@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.access import find_cloud
-from packer_plugin_osc_chroot.cloud.account import account_id, account_id_if_shown
+from packer_plugin_osc_chroot.cloud.account import account_id
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_forbidden
 from packer_plugin_osc_chroot.cloud.metadata import region_if_known
 from packer_plugin_osc_chroot.cloud.tags import as_map
@@ -55,7 +55,9 @@ def _find_omi(cloud: Cloud, options: OmiOptions, *, token: CancelToken) -> Omi:
     image = find_source(
         cloud,
         wanted_by(options, block=""),
-        account_id=lambda: account_id_if_shown(cloud, token=token),
+        account_id=lambda: _own_account(
+            cloud, instead="; or write the account's id in owners, not self", token=token
+        ),
         token=token,
     )
     return parse_omi(image, region=cloud.region)
@@ -84,14 +86,23 @@ def parse_omi(image: Json, *, region: str) -> Omi:
 
 
 def _find_identity(cloud: Cloud, *, token: CancelToken) -> Identity:
+    own = _own_account(cloud, token=token)
+    return Identity(account_id=own, region=cloud.region, endpoint=cloud.endpoint)
+
+
+def _own_account(cloud: Cloud, *, instead: str = "", token: CancelToken) -> str:
+    """Its id. The first call of all: nothing has shown before whether the keys are good.
+
+    `instead`: what else a user may do who must not call ReadAccounts.
+    """
     try:
-        own = account_id(cloud, token=token)
+        return account_id(cloud, token=token)
     except CloudError as error:
         if not is_forbidden(error):
             raise
         # The API answers wrong keys and a lack of permission alike.
         raise BuildError(
             error.message,
-            hint="Check access_key and secret_key, and that their user may call ReadAccounts",
+            hint="Check access_key and secret_key, and that their user may call ReadAccounts"
+            + instead,
         ) from error
-    return Identity(account_id=own, region=cloud.region, endpoint=cloud.endpoint)

@@ -11,8 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot import commands
-from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME, Config
-from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCES, KIND, OMI, DataSource
+from packer_plugin_osc_chroot.options.config import BUILDER_KIND, COMPONENT_NAME, Config
+from packer_plugin_osc_chroot.options.data_sources import (
+    DATA_SOURCE_KIND,
+    DATA_SOURCES,
+    OMI,
+    DataSource,
+)
 from packer_plugin_osc_chroot.options.declaration import Kind, Option, options_of
 from packer_plugin_osc_chroot.options.duration import format_duration
 from packer_plugin_osc_chroot.options.filters import (
@@ -24,7 +29,7 @@ from packer_plugin_osc_chroot.options.filters import (
 )
 from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA
 from packer_plugin_osc_chroot.version import VERSION
-from packer_plugin_osc_chroot.web_docs import web_docs
+from packer_plugin_osc_chroot.web_docs import page_of, web_docs
 
 COMPONENTS = "shim/internal/components/components.json"
 REFERENCE = "docs/builder-reference.md"
@@ -40,7 +45,7 @@ def components() -> Mapping[str, Any]:
     that is wrong, and for legacy JSON templates too.
     """
     builder = {
-        "kind": COMPONENT_KIND,
+        "kind": BUILDER_KIND,
         "name": COMPONENT_NAME,
         "config": _spec(Config),
         "output": {"attributes": {}, "blocks": {}},
@@ -55,7 +60,7 @@ def components() -> Mapping[str, Any]:
 
 def _data_source(source: DataSource) -> dict[str, Any]:
     return {
-        "kind": KIND,
+        "kind": DATA_SOURCE_KIND,
         "name": source.name,
         "config": _spec(source.options),
         "output": _spec(source.outputs),
@@ -102,12 +107,6 @@ def reference() -> str:
     return "\n".join(lines)
 
 
-def data_source_page(source: DataSource) -> str:
-    """Where its reference page is, below the checkout."""
-    short = source.name.removeprefix(f"{COMPONENT_NAME}-")
-    return f"docs/data-source-{short}.md"
-
-
 def data_source_reference(source: DataSource) -> str:
     """The reference page of a data source (Markdown)."""
     lines = [
@@ -128,6 +127,13 @@ def data_source_reference(source: DataSource) -> str:
         *(_entry(row, {}) for row in options_of(source.outputs)),
         "",
     ]
+    if any(row.kind is not Kind.STRING for row in options_of(source.outputs)):
+        lines += [
+            "Where `packer validate` does not ask the API, Packer takes numbers for 0, and lists and"
+            " maps for empty ones: an option that must have one is then found missing. With"
+            " `-evaluate-datasources` it is not.",
+            "",
+        ]
     if source is OMI:
         lines += ["## Filters", "", *_filters(), ""]
     return "\n".join(lines)
@@ -215,7 +221,10 @@ def generated() -> dict[str, str]:
     """The text of each generated file, by its path in the checkout."""
     described = components()
     texts = {COMPONENTS: json.dumps(described, indent=2) + "\n", REFERENCE: reference()}
-    texts |= {data_source_page(each): data_source_reference(each) for each in DATA_SOURCES.values()}
+    texts |= {
+        page_of(DATA_SOURCE_KIND, each.name): data_source_reference(each)
+        for each in DATA_SOURCES.values()
+    }
 
     def read(page: str) -> str:
         return texts.get(page) or (_CHECKOUT / page).read_text(encoding="utf-8")

@@ -4,7 +4,6 @@ Where not exactly one fits, the error shows what there is.
 """
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,8 +16,6 @@ from packer_plugin_osc_chroot.options.blocks import OmiFilter
 from packer_plugin_osc_chroot.options.filters import api_filters, selects, wanted_tags
 from packer_plugin_osc_chroot.resources.image import Json, read_image
 
-log = logging.getLogger(__name__)
-
 # How many OMIs an error lists.
 _LISTED = 10
 _SELF = "self"
@@ -28,7 +25,7 @@ _OVERRIDDEN = {"AccountIds": "AccountId", "AccountAliases": "AccountAlias", "Ima
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """Which OMI to start from. `filters` are the API's own (FiltersImage), None without a filter block.
+    """Which OMI is meant. `filters` are the API's own (FiltersImage), None without a filter block.
 
     `tags` must all be there, `*` in a value stands for any text: to the API several are alternatives.
     `owners` are account ids, account aliases and `self`. `block` is where a template has these options,
@@ -75,11 +72,7 @@ def find_source(
     if wanted.filters is None:
         found = read_image(cloud, wanted.image_id, token=token)
         if found is None:
-            raise BuildError(
-                f"source_omi {wanted.image_id} does not exist in Region {cloud.region}, or these"
-                " credentials may not use it",
-                hint="Check the id; ids differ between Regions",
-            )
+            raise _not_there(cloud, wanted.image_id)
         return found
     owners = _owners(wanted, account_id)
     # An OMI that is not available cannot be built from.
@@ -175,6 +168,14 @@ def _listed(images: Sequence[Json]) -> list[str]:
     return lines
 
 
+def _not_there(cloud: Cloud, image_id: str) -> BuildError:
+    return BuildError(
+        f"source_omi {image_id} does not exist in Region {cloud.region}, or these credentials may not"
+        " use it",
+        hint="Check the id; ids differ between Regions",
+    )
+
+
 def _none(
     cloud: Cloud,
     wanted: Wanted,
@@ -186,11 +187,7 @@ def _none(
     if wanted.image_id:
         image = read_image(cloud, wanted.image_id, token=token)
         if image is None:
-            return BuildError(
-                f"source_omi {wanted.image_id} does not exist in Region {cloud.region}, or these"
-                " credentials may not use it",
-                hint="Check the id; ids differ between Regions",
-            )
+            return _not_there(cloud, wanted.image_id)
         owner = image.get("AccountAlias") or image.get("AccountId")
         return BuildError(
             f"{wanted.place}: source_omi {wanted.image_id} does not satisfy it",

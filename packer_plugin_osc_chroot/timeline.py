@@ -8,7 +8,6 @@ whichever way it does. What an earlier packer left in the file is replaced.
 import dataclasses
 import fcntl
 import json
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,8 +17,6 @@ from typing import Any
 
 from packer_plugin_osc_chroot.phases import Timing
 from packer_plugin_osc_chroot.ui import Ui
-
-log = logging.getLogger(__name__)
 
 VARIABLE = "OSC_CHROOT_TIMELINE"
 

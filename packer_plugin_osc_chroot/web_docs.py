@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from packer_plugin_osc_chroot.options.config import COMPONENT_NAME
+from packer_plugin_osc_chroot.options.config import BUILDER_KIND, COMPONENT_NAME
+from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCE_KIND
 from packer_plugin_osc_chroot.version import OWNER
 
 _REPOSITORY = f"{OWNER}/packer-plugin-osc-chroot"
@@ -22,8 +23,8 @@ _SITE = f"/packer/integrations/{OWNER}/osc-chroot"
 _OVERVIEW = "docs/README.md"
 # Each kind of component: what the site calls it, and where its pages are.
 _KINDS = {
-    "builder": ("builder", "docs/builders/{slug}.md"),
-    "datasource": ("data-source", "docs/data-source-{slug}.md"),
+    BUILDER_KIND: ("builder", "docs/builders/{slug}.md"),
+    DATA_SOURCE_KIND: ("data-source", "docs/data-source-{slug}.md"),
 }
 
 # With the note below it that says what made the page.
@@ -42,15 +43,26 @@ def web_docs(components: Iterable[Json], read: Callable[[str], str]) -> dict[str
     pages = {_OVERVIEW: ".web-docs/README.md"}
     blocks = []
     for component in components:
-        kind, page = _KINDS[component["kind"]]
         name = component["name"]
-        slug = name.removeprefix(f"{COMPONENT_NAME}-")
-        page = page.format(slug=slug)
+        kind, slug, page = (
+            _KINDS[component["kind"]][0],
+            _slug(name),
+            page_of(component["kind"], name),
+        )
         places[page] = f"{_SITE}/latest/components/{kind}/{slug}"
         pages[page] = f".web-docs/components/{kind}/{slug}/README.md"
         blocks.append(_block("component", type=kind, name=name, slug=slug))
     made = {target: _web_page(page, places, read) for page, target in pages.items()}
     return {**made, ".web-docs/metadata.hcl": _metadata(blocks)}
+
+
+def page_of(kind: str, name: str) -> str:
+    """Where a component's page is, below the checkout."""
+    return _KINDS[kind][1].format(slug=_slug(name))
+
+
+def _slug(name: str) -> str:
+    return name.removeprefix(f"{COMPONENT_NAME}-")
 
 
 def _web_page(page: str, places: Mapping[str, str], read: Callable[[str], str]) -> str:

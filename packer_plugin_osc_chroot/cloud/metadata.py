@@ -7,6 +7,7 @@ import requests
 
 from packer_plugin_osc_chroot.cancel import CancelToken, abandonable
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled
+from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.config import Config
 
 DEFAULT_URL = "http://169.254.169.254"
@@ -56,7 +57,11 @@ def region_if_known(environ: Mapping[str, str], *, token: CancelToken) -> str:
 
 
 def _base(option: str, environ: Mapping[str, str]) -> str:
-    return (option or environ.get(URL_VARIABLE) or DEFAULT_URL).rstrip("/")
+    url = option or environ.get(URL_VARIABLE) or DEFAULT_URL
+    # The option's has been looked at by Prepare.
+    if problem := checks.url(url):
+        raise BuildError(f"{URL_VARIABLE}: {problem}", hint="Correct or unset it")
+    return url.rstrip("/")
 
 
 def _read_identity(base: str, subregion: str) -> Identity:

@@ -7,7 +7,7 @@ from packer_plugin_osc_chroot.options import checks
 from packer_plugin_osc_chroot.options.blocks import BlockDevice, OmiFilter, Tag
 from packer_plugin_osc_chroot.options.declaration import option
 
-COMPONENT_KIND = "builder"
+BUILDER_KIND = "builder"
 COMPONENT_NAME = "osc-chroot"
 
 # What late options may refer to: the documentation's build template data.
@@ -105,7 +105,7 @@ class AccessOptions:
     )
     insecure_skip_tls_verify: bool = option(
         "Accept any TLS certificate from the endpoint. For test endpoints only. The environment's"
-        " `OSC_TLS_SKIP_VERIFY=true` does the same.",
+        " `OSC_TLS_SKIP_VERIFY=true` does the same, and so does `tls_skip_verify` in the profile file.",
         default=False,
     )
 
@@ -344,7 +344,8 @@ class Config(AccessOptions):
         check=checks.disk_path,
     )
     pre_mount_commands: tuple[str, ...] = option(
-        "Shell commands that run on this VM after the volume is linked and before it is mounted."
+        "Shell commands that run on this VM, with Packer's environment, after the volume is linked and"
+        " before it is mounted."
         " `{{.Device}}` is the disk's path, `{{.PartitionDevice}}` that of the partition which"
         " `mount_partition` names (`{{.Device}}1` is another device where the disk's name ends in a"
         " digit).",
@@ -352,8 +353,8 @@ class Config(AccessOptions):
         fields=(*BUILD_FIELDS, "Device", "PartitionDevice"),
     )
     post_mount_commands: tuple[str, ...] = option(
-        "Shell commands that run on this VM after the root filesystem is mounted and before"
-        " `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path,"
+        "Shell commands that run on this VM, with Packer's environment, after the root filesystem is"
+        " mounted and before `chroot_mounts` and `copy_files`. `{{.Device}}` is the disk's path,"
         " `{{.PartitionDevice}}` the root partition's, `{{.MountPath}}` where it is mounted.",
         default=(),
         fields=(*BUILD_FIELDS, "Device", "PartitionDevice", "MountPath"),

@@ -11,7 +11,7 @@ from packer_plugin_osc_chroot.options.blocks import OmiFilter
 from packer_plugin_osc_chroot.options.config import COMPONENT_NAME, AccessOptions
 from packer_plugin_osc_chroot.options.declaration import option
 
-KIND = "datasource"
+DATA_SOURCE_KIND = "datasource"
 
 
 @dataclasses.dataclass(frozen=True)

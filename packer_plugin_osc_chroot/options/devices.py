@@ -4,12 +4,12 @@ import re
 
 ROOT = "/dev/sda1"
 """The only name that a root device can be registered under."""
-_NAME = re.compile(r"(?:/dev/)?(?:sd|xvd)([a-z]{1,2})[0-9]*")
+_NAME = re.compile(r"(?:/dev/)?(?:sd|xvd)([a-z]{1,2})1?")
 
 
 def letters(name: str) -> str:
     """What tells devices apart: `f` for /dev/xvdf, /dev/sdf and xvdf, `a` for the root device's names,
-    and nothing for what is no device name."""
+    and nothing for what is no device name. Of partitions only the first is one, as in /dev/sda1."""
     match = _NAME.fullmatch(name)
     return match[1] if match else ""
 

@@ -1,4 +1,4 @@
-"""The filters of `source_omi_filter`: their names and values, older spellings included, as the API's.
+"""The filters that select OMIs: their names and values, older spellings included, as the API's.
 
 Sources: FiltersImage in the OUTSCALE API document; the older names are those of EC2's DescribeImages
 and of the older builders.

@@ -12,7 +12,6 @@ from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, CloudError
-from packer_plugin_osc_chroot.host.disk import GIB
 from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.options import devices
 from packer_plugin_osc_chroot.options.checks import MAX_VOLUME_GIB
@@ -22,6 +21,7 @@ from packer_plugin_osc_chroot.ui import Ui
 
 log = logging.getLogger(__name__)
 
+_GIB = 1024**3
 _BSU_KEYS = ("DeleteOnVmDeletion", "Iops", "SnapshotId", "VolumeSize", "VolumeType")
 # How long the name of an OMI that was deregistered may still be refused, in seconds.
 _NAME_SECONDS = 15.0
@@ -158,7 +158,7 @@ def _to_create(mapping: Json) -> Json:
     bsu = {key: mapping["Bsu"][key] for key in _BSU_KEYS if mapping["Bsu"].get(key) is not None}
     if bsu.get("VolumeSize", 0) > MAX_VOLUME_GIB:
         # In bytes: OUTSCALE's own Packer plugin divides what images show.
-        bsu["VolumeSize"] = math.ceil(bsu["VolumeSize"] / GIB)
+        bsu["VolumeSize"] = math.ceil(bsu["VolumeSize"] / _GIB)
     return {**found, "Bsu": bsu}
 
 

@@ -12,7 +12,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.options.config import COMPONENT_KIND, COMPONENT_NAME
+from packer_plugin_osc_chroot.options.config import BUILDER_KIND, COMPONENT_NAME
 from packer_plugin_osc_chroot.options.decode import load_config
 from packer_plugin_osc_chroot.options.prepare import GENERATED_DATA, Prepared, prepare
 from packer_plugin_osc_chroot.redaction import RedactingUi
@@ -44,7 +44,7 @@ class BuilderService(rpc.BuilderServicer):
     ) -> pb.PrepareResponse:
         registry = self._registry
         component = (request.component.kind, request.component.name)
-        if component != (COMPONENT_KIND, COMPONENT_NAME):
+        if component != (BUILDER_KIND, COMPONENT_NAME):
             no_such_component(context, request.component)
         try:
             raw_configs = [load_config(raw) for raw in request.raw_configs]

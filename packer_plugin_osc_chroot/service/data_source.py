@@ -11,7 +11,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
-from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCES, KIND
+from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCE_KIND, DATA_SOURCES
 from packer_plugin_osc_chroot.options.decode import load_config
 from packer_plugin_osc_chroot.options.prepare import prepare_data_source
 from packer_plugin_osc_chroot.service.registry import Registry
@@ -35,7 +35,7 @@ class DataSourceService(rpc.DataSourceServicer):
     ) -> pb.ConfigureResponse:
         registry, component = self._registry, request.component
         source = DATA_SOURCES.get(component.name)
-        if component.kind != KIND or source is None:
+        if component.kind != DATA_SOURCE_KIND or source is None:
             no_such_component(context, component)
         try:
             raw = load_config(request.raw_config)
@@ -70,15 +70,15 @@ class DataSourceService(rpc.DataSourceServicer):
                 "data sources are not evaluated on Windows: validate without"
                 " -evaluate-datasources there",
             )
-        # What asks the API is not needed to validate.
-        from packer_plugin_osc_chroot.data_source import evaluate
-
         token = CancelToken()
         with registry.lock:
             registry.evaluations.add(token)
         if not context.add_callback(token.cancel):
             token.cancel()
         try:
+            # What asks the API is not needed to validate.
+            from packer_plugin_osc_chroot.data_source import evaluate
+
             found = evaluate(options, registry.environ, redact=registry.redact, token=token)
         except Exception as error:
             abort(context, error, registry.redact, with_details=True)

@@ -6,7 +6,7 @@ the shim is gone. Terminal signals do not reach us (we have a session of our own
 like the end of the lifeline.
 
 Templates are validated on macOS and Windows too: this module and what Prepare imports use nothing that
-those lack.
+those lack. Nor does `data_source.py` use what macOS lacks.
 """
 
 import hmac

@@ -129,12 +129,15 @@ class Template:
         return text
 
 
-# Each late option is compiled by Prepare, tried before anything is made, and used.
-@functools.lru_cache(maxsize=256)
 def compile_template(text: str) -> Template:
     """Raises TemplateError: bad syntax, or a function that does not exist, called or not."""
-    if "{{" not in text:
-        return Template(text, None)
+    # Not kept: it may be any text that a rendering made.
+    return _compile(text) if "{{" in text else Template(text, None)
+
+
+# Each late option is compiled by Prepare, tried before anything is made, and used.
+@functools.lru_cache(maxsize=256)
+def _compile(text: str) -> Template:
     if len(text) > MAX_SOURCE:
         raise TemplateError(f"the template has {len(text)} characters, more than {MAX_SOURCE}")
     from packer_plugin_osc_chroot.template.compiler import compile_tree

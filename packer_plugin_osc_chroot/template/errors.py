@@ -1,4 +1,4 @@
-"""The one exception of the template language, and the limits that bound hostile input."""
+"""The errors of the template language, and the limits that bound hostile input."""
 
 from packer_plugin_osc_chroot.errors import BuildError
 

@@ -168,6 +168,14 @@ build {
     nowhere = {"OSC_ENDPOINT_API": "http://127.0.0.1:1", "OSC_REGION": "eu-west-2"}
     outcome = run(packer, "validate", template, cwd=tmp_path, extra=nowhere)
     assert outcome.status == 0, outcome.output
+    size = "data.osc-chroot-omi.base.root_volume_size"
+    device = (
+        f'omi_block_device_mappings {{\n    device_name = "xvdb"\n    volume_size = {size}\n  }}\n'
+    )
+    needed = template.replace("source_omi  ", f"{device}  source_omi  ")
+    outcome = run(packer, "validate", needed, cwd=tmp_path, extra=nowhere)
+    assert outcome.status == 1, "Packer says 0 for what it does not know: the page tells so"
+    assert "volume_size: required without snapshot_id" in words(outcome)
     wrong = template.replace("base.id", "base.identifier")
     outcome = run(packer, "validate", wrong, cwd=tmp_path, extra=nowhere)
     assert outcome.status == 1

@@ -10,6 +10,10 @@ import pytest
 from documents import PAGES, ROOT, blocks
 from packer_run import Outcome, Packer
 
+from packer_plugin_osc_chroot.options.blocks import BlockDevice, OmiFilter
+from packer_plugin_osc_chroot.options.config import Config
+from packer_plugin_osc_chroot.options.declaration import options_of
+
 pytestmark = pytest.mark.e2e
 
 EVERY_OPTION = """
@@ -40,6 +44,7 @@ source "osc-chroot" "all" {
     most_recent = true
   }
 
+  from_scratch            = false
   omi_name                = "all {{timestamp}}"
   omi_description         = "from {{.SourceOMI}}"
   omi_virtualization_type = "hvm"
@@ -167,6 +172,14 @@ def words(outcome: Outcome) -> str:
 
 def as_json(**options: Any) -> str:
     return json.dumps({"builders": [{"type": "osc-chroot", **options}]})
+
+
+def test_every_option_is_there() -> None:
+    """Of each table; those that are always warned of, or refused, have tests of their own."""
+    shown = set(re.findall(r"^ *(\w+) +[={]", EVERY_OPTION, re.MULTILINE))
+    tables = (Config, OmiFilter, BlockDevice)
+    options = {row.name for table in tables for row in options_of(table)}
+    assert options - shown == {"launch_block_device_mappings", "mfa_code"}
 
 
 @pytest.mark.parametrize("encoding", ["protobuf", "gob"])

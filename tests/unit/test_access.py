@@ -17,7 +17,7 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.access import find_access
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import Credentials, find_credentials
-from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
+from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity, region_if_known
 from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
@@ -272,6 +272,15 @@ def test_the_time_limits_of_snapshots_and_omis(wait: Callable[..., object]) -> N
         with pytest.raises(BuildError, match="not shown by the API after 0 s.*_timeout"):
             wait(api, "ami-00000000", timeout=0.3, token=CancelToken(), ui=RecordingUi())
         api.close()
+
+
+@pytest.mark.parametrize("address", ["169.254.169.254", "http:///", "ftp://x"])
+def test_the_variable_with_the_metadata_service_s_address_is_looked_at(address: str) -> None:
+    environ = {"OSC_CHROOT_METADATA_URL": address}
+    with pytest.raises(BuildError, match="^OSC_CHROOT_METADATA_URL: must be .*Correct or unset it"):
+        read_identity(Config(), environ, token=CancelToken())
+    with pytest.raises(BuildError, match="^OSC_CHROOT_METADATA_URL: must be "):
+        region_if_known(environ, token=CancelToken())
 
 
 def test_a_metadata_address_that_is_not_asked_is_said(region: LocalCloud) -> None:

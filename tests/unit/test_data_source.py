@@ -201,10 +201,18 @@ def test_a_user_who_may_not_read_accounts(cloud: LocalCloud) -> None:
         with pytest.raises(BuildError, match="^ReadAccounts: .*that their user may call"):
             evaluated(cloud, IdentityOptions())
         own = OmiOptions(owners=("self",), most_recent=True)
-        with pytest.raises(BuildError, match='^owners: "self" is not known'):
+        with pytest.raises(
+            BuildError, match="^ReadAccounts: .*; or write the account's id in owners"
+        ):
             evaluated(cloud, own)
     finally:
         cloud.set_trouble(Trouble())
+
+
+def test_wrong_keys_are_no_missing_permission(cloud: LocalCloud) -> None:
+    own = OmiOptions(owners=("self",), most_recent=True)
+    with pytest.raises(BuildError, match="^ReadAccounts: .* Check access_key and secret_key"):
+        evaluated(cloud, own, OSC_SECRET_KEY="wrong")
 
 
 def test_a_cancel_ends_it(cloud: LocalCloud) -> None:

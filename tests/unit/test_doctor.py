@@ -1,6 +1,7 @@
 """`doctor`: each line with nothing wrong, and with its fault made."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,13 @@ CHECKS = [
     "clock",
     "device names",
 ]
+
+
+@pytest.fixture(autouse=True)
+def _logs_again() -> Iterator[None]:
+    """The command silences the package in its process, which other tests share here."""
+    yield
+    logging.getLogger("packer_plugin_osc_chroot").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """The service as a process: how it is reached, how it ends, and what it needs of the system."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
+from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,10 +22,10 @@ TOKEN = "5ec4e7"
 # Another system, as far as Python shows it: what macOS and Windows lack of what the builds use.
 ELSEWHERE = """
 import os, runpy, signal, socket, sys
-import asyncio, grpc, logging, subprocess, tempfile  # These look at the platform themselves.
+import asyncio, grpc, logging, requests, subprocess, tempfile  # These look at the platform themselves.
 
 system = sys.argv.pop(1)
-modules, names = [], {os: ["O_PATH", "pidfd_open"]}
+modules, names = [], {os: ["O_PATH", "copy_file_range", "fdatasync", "pidfd_open", "splice"]}
 if system == "win32":
     modules = ["fcntl", "grp", "pwd", "resource", "termios"]
     names = {
@@ -50,7 +52,7 @@ runpy.run_module("packer_plugin_osc_chroot", run_name="__main__", alter_sys=True
 class Service:
     """A service process that was given its token."""
 
-    def __init__(self, *python: str) -> None:
+    def __init__(self, *python: str, **environ: str) -> None:
         # Its path is short enough for a socket.
         self.directory = Path(tempfile.mkdtemp(prefix="osc-"))
         self.process = subprocess.Popen(
@@ -60,6 +62,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, **environ},
         )
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(TOKEN + "\n")
@@ -160,3 +163,35 @@ def test_templates_are_validated_elsewhere(system: str, tmp_path: Path) -> None:
     assert "templates can only be validated" in str(refused.value.details())
     channel.close()
     assert service.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "found"),
+    [
+        ("osc-chroot-identity", {}, "account_id"),
+        ("osc-chroot-omi", {"owners": ["self"], "most_recent": True}, "creation_date"),
+    ],
+)
+def test_data_sources_are_evaluated_on_macos(
+    name: str, options: dict[str, object], found: str, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk.raw"
+    disk.write_bytes(bytes(4096))
+    script = tmp_path / "elsewhere.py"
+    script.write_text(ELSEWHERE)
+    with LocalCloud(source_omis={"ami-12345678": disk}) as cloud:
+        service = Service(str(script), "darwin", **cloud.environment())
+        channel = service.channel()
+        stub = rpc.DataSourceStub(channel)
+        configured = stub.Configure(
+            pb.ConfigureRequest(
+                component=pb.Component(kind="datasource", name=name),
+                data_source_id="one",
+                raw_config=json.dumps(options).encode(),
+            )
+        )
+        assert list(configured.errors) == []
+        told = json.loads(stub.Execute(pb.ExecuteRequest(data_source_id="one")).value_json)
+        channel.close()
+        assert service.end() == 0
+    assert told[found]

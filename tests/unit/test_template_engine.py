@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import pytest
 
+from packer_plugin_osc_chroot.template import engine
 from packer_plugin_osc_chroot.template.engine import (
     Fields,
     Literal,
@@ -151,3 +152,13 @@ def test_text_without_an_action_loads_no_jinja() -> None:
         "assert 'jinja2' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_what_a_rendering_made_is_not_kept() -> None:
+    """Commands through a wrapper are texts of any length and number."""
+    template = compile_template("sudo {{.Command}}")
+    before = engine._compile.cache_info().currsize
+    for number in range(3):
+        command = Literal(f"echo {number} {{{{.X}}}}")
+        assert template.render(Scope(), Fields(Command=command)) == f"sudo {command}"
+    assert engine._compile.cache_info().currsize == before

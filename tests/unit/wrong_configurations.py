@@ -261,6 +261,7 @@ def wrong_devices() -> Iterator[Wrong]:
     yield wrong("device_name", "must be the name of a device", device_name="disk1")
     yield wrong("device_name", "must be the name of a device", device_name="/dev/nvme0n1")
     yield wrong("device_name", "else sdX or xvdX", device_name="xvdb1")
+    yield wrong("device_name", "must be the name of a device", device_name="/dev/sda2")
     yield wrong("iops", "goes with volume type io1 only", volume_type="gp2", iops=100)
     yield wrong("iops", "required with volume type io1", volume_type="io1")
     yield wrong("iops", "must be 1 to 13000", volume_type="io1", iops=14_000)
