@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import CancelToken, following
+from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
@@ -190,7 +190,7 @@ class _Reclaim:
             self.ui.say("reclaim --orphans removes them.")
 
     def _remove(self, cloud: Cloud, orphan: Orphan) -> bool:
-        token = CancelToken(deadline=300.0, reason="removing it took too long")
+        token = CancelToken(deadline=UNDO_SECONDS, reason="removing it took too long")
         try:
             with following(self.token, token):
                 remove_orphan(cloud, orphan, token=token)

@@ -379,6 +379,8 @@ def test_the_mark() -> None:
     assert mark is not None and mark.vm_id == "i-12345678" and -1 < mark.age < 5
     assert read_mark("0c8d1a9e-5a6e-4b1c-8f40-6d0c4b7ad5a2") is None
     assert read_mark(new_client_token("")) is None
+    # Anybody in the account may write one.
+    assert read_mark("osc-chroot.i-1.20269999T999999Z.ab") is None
 
 
 def test_a_lock_that_a_dying_build_hands_on_is_waited_for(tmp_path: Path) -> None:
