@@ -215,6 +215,20 @@ def test_a_journal_of_another_version(tmp_path: Path, line: dict[str, Any], said
     assert file.exists()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "send", "n": 1, "action": "LinkVolume", "VmId": "i-1"},
+        {"event": "former", "image": {"ImageName": "x"}},
+        {"event": "former", "image": {"ImageId": "ami-1", "BlockDeviceMappings": "x"}},
+    ],
+)
+def test_what_undoing_could_not_use_is_damaged(line: dict[str, Any]) -> None:
+    lines = [{"event": "begin", "format": 1, "at": 0}, line]
+    with pytest.raises(BuildError, match="^is damaged"):
+        read_story("".join(json.dumps(each) + "\n" for each in lines).encode())
+
+
 def full(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
     raise OSError(28, "No space left on device")
 
