@@ -18,7 +18,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -132,8 +132,11 @@ class Budget:
             before = asdict(state)
             yield state
             if asdict(state) != before:
-                os.ftruncate(opened, 0)
-                os.pwrite(opened, json.dumps(asdict(state)).encode(), 0)
+                data = json.dumps(asdict(state)).encode()
+                # Where the disk is full, the others do not get to know.
+                with suppress(OSError):
+                    os.pwrite(opened, data, 0)
+                    os.ftruncate(opened, len(data))
         finally:
             os.close(opened)
 
@@ -149,6 +152,10 @@ def _lock(file: int) -> bool:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
+        except OSError as error:
+            # As of a network filesystem without locks.
+            log.debug("no lock: %s", error)
+            return False
         time.sleep(0.002)
 
 

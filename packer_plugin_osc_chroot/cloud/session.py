@@ -6,6 +6,7 @@ whether an action may be repeated (read in osc-sdk-python 0.42.0).
 """
 
 import logging
+import ssl
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -57,16 +58,19 @@ class Sender:
         """The answer. Raises CloudError."""
         try:
             answer = self._call.api(action, **body)
-        except requests.exceptions.SSLError as error:
-            raise CloudError(
-                f"{action}: the TLS certificate of {self._endpoint} is not accepted ({_root(error)})",
-                action=action,
-                status=-1,
-                hint="Check custom_endpoint_oapi, or set insecure_skip_tls_verify for a test endpoint",
-            ) from error
         except requests.exceptions.JSONDecodeError as error:
             raise self._no_answer(action, "answered with something that is not JSON") from error
         except requests.exceptions.RequestException as error:
+            # Any other failure of TLS may come after the call was taken.
+            if isinstance(_innermost(error), ssl.SSLCertVerificationError):
+                raise CloudError(
+                    f"{action}: the TLS certificate of {self._endpoint} is not accepted"
+                    f" ({_root(error)})",
+                    action=action,
+                    status=-1,
+                    hint="Check custom_endpoint_oapi, or set insecure_skip_tls_verify for a test"
+                    " endpoint",
+                ) from error
             raise CloudError(
                 f"{action}: no answer from {self._endpoint} ({_root(error)})",
                 action=action,
@@ -92,14 +96,19 @@ class Sender:
         )
 
 
-def _root(error: BaseException) -> str:
-    """The innermost reason of a requests error, which wraps several layers."""
+def _innermost(error: BaseException) -> BaseException:
+    """The reason of a requests error, which wraps several layers."""
     while True:
         inner = getattr(error, "reason", None) or error.__cause__ or error.__context__
         if not isinstance(inner, BaseException):
-            text = str(error).strip() or type(error).__name__
-            return text.rsplit("] ", 1)[-1][:200]
+            return error
         error = inner
+
+
+def _root(error: BaseException) -> str:
+    reason = _innermost(error)
+    text = str(reason).strip() or type(reason).__name__
+    return text.rsplit("] ", 1)[-1][:200]
 
 
 class _Call(Call):  # type: ignore[misc]

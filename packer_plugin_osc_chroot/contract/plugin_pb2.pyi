@@ -513,15 +513,12 @@ class ArtifactInfo(_message.Message):
     BUILDER_TYPE_ID_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
-    FILES_FIELD_NUMBER: _builtins.int
     artifact_id: _builtins.str
     """Names the artifact in calls of the service Artifact."""
     builder_type_id: _builtins.str
     """Packer's own fields of an artifact."""
     id: _builtins.str
     description: _builtins.str
-    @_builtins.property
-    def files(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -529,11 +526,10 @@ class ArtifactInfo(_message.Message):
         builder_type_id: _builtins.str = ...,
         id: _builtins.str = ...,
         description: _builtins.str = ...,
-        files: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "builder_type_id", b"builder_type_id", "description", b"description", "files", b"files", "id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_id", b"artifact_id", "builder_type_id", b"builder_type_id", "description", b"description", "id", b"id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,26 +11,28 @@ import time
 from dataclasses import dataclass
 
 _FORM = re.compile(r"osc-chroot\.(i-[0-9a-f]+)\.([0-9]{8}T[0-9]{6}Z)\.[0-9a-f]+")
+_AT = "%Y%m%dT%H%M%SZ"
 
 _ANYWHERE = re.compile(_FORM.pattern.encode())
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Who made a resource: the VM, and when (UTC, as `20261127T134820Z`)."""
+    """Who made a resource: the VM, and when (UTC, as `20261127T134820Z`; in seconds of the epoch)."""
 
     vm_id: str
     at: str
+    made: int
 
     @property
     def age(self) -> float:
         """Seconds since then, by this machine's clock."""
-        return time.time() - calendar.timegm(time.strptime(self.at, "%Y%m%dT%H%M%SZ"))
+        return time.time() - self.made
 
 
 def new_client_token(vm_id: str) -> str:
     """At most 64 characters, as EC2's; without a VM no mark, but as unique."""
-    made = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    made = time.strftime(_AT, time.gmtime())
     return f"osc-chroot.{vm_id}.{made}.{secrets.token_hex(8)}"
 
 
@@ -40,6 +42,11 @@ def find_marks(text: bytes) -> set[str]:
 
 
 def read_mark(client_token: str) -> Mark | None:
-    """None for a ClientToken of others."""
-    match = _FORM.fullmatch(client_token)
-    return Mark(match[1], match[2]) if match else None
+    """None for a ClientToken of others, or one with a date that there is none of."""
+    if (match := _FORM.fullmatch(client_token)) is None:
+        return None
+    try:
+        made = calendar.timegm(time.strptime(match[2], _AT))
+    except ValueError:
+        return None
+    return Mark(match[1], match[2], made)

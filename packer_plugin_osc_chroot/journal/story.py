@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from packer_plugin_osc_chroot.cloud.shape import misshapen
 from packer_plugin_osc_chroot.errors import BuildError
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.host.procfs import boot_id
@@ -135,8 +136,10 @@ def _read_story(text: bytes) -> Story | None:
                 about = _about(event)
             case "send":
                 traces = {key: str(value) for key, value in event.items() if key[:1].isupper()}
-                known = str(event.get("id", ""))
-                effects[int(event["n"])] = Effect(str(event["action"]), traces, known)
+                action, known = str(event["action"]), str(event.get("id", ""))
+                if action == "LinkVolume" and "VolumeId" not in traces:
+                    raise ValueError("a link of nothing")
+                effects[int(event["n"])] = Effect(action, traces, known)
             case "made":
                 # Its first line may be missing: the disk was full.
                 if (effect := effects.get(int(event["n"]))) is not None:
@@ -157,7 +160,10 @@ def _read_story(text: bytes) -> Story | None:
                     tuple(map(str, event["made"])),
                 )
             case "former":
-                former[str(event["image"]["ImageId"])] = dict(event["image"])
+                image = dict(event["image"])
+                if "ImageName" not in image or misshapen({"Images": [image]}):
+                    raise ValueError("an OMI that could not be registered again")
+                former[str(image["ImageId"])] = image
             case "returned":
                 former.pop(str(event["id"]), None)
             case "process":

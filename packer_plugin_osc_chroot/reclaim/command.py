@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import CancelToken, following
+from packer_plugin_osc_chroot.cancel import UNDO_SECONDS, CancelToken, following
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.credentials import find_credentials
 from packer_plugin_osc_chroot.cloud.metadata import Identity, read_identity
@@ -27,7 +27,7 @@ from packer_plugin_osc_chroot.plan import plan_wrapper
 from packer_plugin_osc_chroot.reclaim.next_build import title
 from packer_plugin_osc_chroot.reclaim.orphans import Orphan, find_orphans, remove_orphan
 from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
-from packer_plugin_osc_chroot.reclaim.undo import undo_story
+from packer_plugin_osc_chroot.reclaim.undo import undo_journal
 from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.ui import harmless
 
@@ -141,13 +141,11 @@ class _Reclaim:
             self.report.incomplete = True
             self.ui.error(f"Left alone: {reason}")
         elif not self.dry_run:
-            failures = undo_story(story, cloud, host=self.host, ui=self.ui, token=self.token)
+            failures = undo_journal(journal, cloud, host=self.host, ui=self.ui, token=self.token)
             entry["left"] = [str(failure) for failure in failures]
             if failures:
-                journal.failed()
                 self.report.incomplete = True
             else:
-                journal.remove()
                 self.ui.say("Nothing of it is left.")
 
     def _not_ours(self, cloud: Cloud, journal: DeadJournal) -> str:
@@ -190,7 +188,7 @@ class _Reclaim:
             self.ui.say("reclaim --orphans removes them.")
 
     def _remove(self, cloud: Cloud, orphan: Orphan) -> bool:
-        token = CancelToken(deadline=300.0, reason="removing it took too long")
+        token = CancelToken(deadline=UNDO_SECONDS, reason="removing it took too long")
         try:
             with following(self.token, token):
                 remove_orphan(cloud, orphan, token=token)

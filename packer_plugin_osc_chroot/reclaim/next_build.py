@@ -10,7 +10,7 @@ from packer_plugin_osc_chroot.journal.dead import dead_journals
 from packer_plugin_osc_chroot.journal.journal import RECLAIM, Journal
 from packer_plugin_osc_chroot.journal.story import Story
 from packer_plugin_osc_chroot.reclaim.sockets import remove_dead_sockets
-from packer_plugin_osc_chroot.reclaim.undo import undo_story
+from packer_plugin_osc_chroot.reclaim.undo import undo_journal
 from packer_plugin_osc_chroot.ui import Ui, printable
 
 log = logging.getLogger(__name__)
@@ -51,13 +51,9 @@ def undo_dead_builds(
                 continue
             ui.say(f"Undoing what {title(story)} left...")
             seconds = _AGAIN_SECONDS if story.end == "failed" else UNDO_SECONDS
-            failures = undo_story(story, cloud, host=host, ui=ui, token=token, seconds=seconds)
+            failures = undo_journal(journal, cloud, host=host, ui=ui, token=token, seconds=seconds)
             token.check()
-            if failures:
-                journal.failed()
-                left += [str(failure) for failure in failures]
-            else:
-                journal.remove()
+            left += [str(failure) for failure in failures]
     except OSError as error:
         ui.message(f"warning: journals in {own.directory}: {error.strerror}")
     finally:

@@ -16,6 +16,7 @@ from packer_plugin_osc_chroot.host.disk_search import find_again
 from packer_plugin_osc_chroot.host.mounts import remove_dirs, unmount_root
 from packer_plugin_osc_chroot.host.process import end_family
 from packer_plugin_osc_chroot.host.procfs import BUILD_MARK, Family, command_line, read_process
+from packer_plugin_osc_chroot.journal.dead import DeadJournal
 from packer_plugin_osc_chroot.journal.effects import snapshots_in
 from packer_plugin_osc_chroot.journal.story import Effect, Story
 from packer_plugin_osc_chroot.options.config import Config
@@ -34,6 +35,27 @@ log = logging.getLogger(__name__)
 _NOBODY = -1
 
 Step = Callable[[CancelToken], None]
+
+
+def undo_journal(
+    journal: DeadJournal,
+    cloud: Cloud,
+    *,
+    host: Host,
+    ui: Ui,
+    token: CancelToken,
+    seconds: float = UNDO_SECONDS,
+) -> list[BuildError]:
+    """Undo what it names, and remove it; it stays where something is left, or a cancel came between.
+
+    What `undo_story` gives. Raises OSError.
+    """
+    failures = undo_story(journal.story, cloud, host=host, ui=ui, token=token, seconds=seconds)
+    if not failures:
+        journal.remove()
+    elif not token.cancelled:
+        journal.failed()
+    return failures
 
 
 def undo_story(
@@ -58,15 +80,20 @@ def undo_story(
         try:
             with following(token, own):
                 step(own)
-        except (BuildError, OSError) as error:
+        except Exception as error:
+            # A defect of ours too: it must neither keep the rest, nor stop each build to come.
             log.info("undoing: %s", error, exc_info=True)
-            first = error if isinstance(error, BuildError) else BuildError(str(error))
+            first = error if isinstance(error, BuildError) else BuildError(_said(error))
             for failure in (first, *first.not_undone):
                 ui.error(f"Could not undo: {failure}")
                 for line in failure.details:
                     ui.error(f"  {line}")
                 failures.append(failure)
     return failures
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else f"a defect of the plugin: {error!r}"
 
 
 def _steps(story: Story, cloud: Cloud, *, host: Host, ui: Ui) -> Iterator[Step]:

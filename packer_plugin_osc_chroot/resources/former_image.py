@@ -5,7 +5,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from packer_plugin_osc_chroot.cancel import CancelToken, undo_token
+from packer_plugin_osc_chroot.cancel import CancelToken, following, undo_token
 from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.cloud.tags import as_map, create_tags
 from packer_plugin_osc_chroot.cloud.wait import sent_once
@@ -186,7 +186,7 @@ def delete_former_snapshots(
     if not wanted:
         return
     try:
-        with token.on_cancel(limited.cancel):
+        with following(token, limited):
             users = _users(cloud, wanted, gone, token=limited)
             own = _own(cloud, wanted, account_id, token=limited)
             for snapshot_id in dict.fromkeys(wanted):

@@ -159,7 +159,7 @@ def remove_copy(
         delete=lambda key, undo: _delete_copy(cloud, key, snapshot_ids, token=undo),
     )
     # In this order: the snapshots can go only after their image.
-    with undoing(lambda: _remove_snapshots(cloud, snapshot_ids, ui=ui)):
+    with undoing(lambda: _remove_snapshots(cloud, snapshot_ids, ui=ui, token=token)):
         removal.run(attempt, ui=ui, token=token)
 
 
@@ -177,7 +177,9 @@ def _delete_copy(
     delete_image(cloud, image_id, token=token)
 
 
-def _remove_snapshots(cloud: Cloud, snapshot_ids: list[str], *, ui: Ui) -> None:
+def _remove_snapshots(
+    cloud: Cloud, snapshot_ids: list[str], *, ui: Ui, token: CancelToken | None
+) -> None:
     """Raises UndoError for the first that cannot be deleted, once all have been tried.
 
     The others go with it (`not_undone`).
@@ -193,7 +195,7 @@ def _remove_snapshots(cloud: Cloud, snapshot_ids: list[str], *, ui: Ui) -> None:
     )
     for snapshot_id in dict.fromkeys(snapshot_ids):
         try:
-            removal.run(Attempt(resource_id=snapshot_id, may_stand=True), ui=ui)
+            removal.run(Attempt(resource_id=snapshot_id, may_stand=True), ui=ui, token=token)
         except UndoError as error:
             failures.append(error)
     if failures:

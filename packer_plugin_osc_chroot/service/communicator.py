@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 
 import grpc
 
-from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cancel import CancelToken, following
 from packer_plugin_osc_chroot.contract import plugin_pb2 as pb
 from packer_plugin_osc_chroot.contract import plugin_pb2_grpc as rpc
 from packer_plugin_osc_chroot.errors import BuildError
@@ -160,7 +160,7 @@ def _call_token(opened: OpenCommunicator, context: grpc.ServicerContext) -> Iter
     if not context.add_callback(token.cancel):
         # The call has ended already.
         token.cancel()
-    with opened.token.on_cancel(token.cancel):
+    with following(opened.token, token):
         yield token
 
 

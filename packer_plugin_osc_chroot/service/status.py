@@ -29,7 +29,7 @@ def abort(
     """
     code, text = status_of(error)
     if with_details and isinstance(error, BuildError):
-        text = "\n".join((text, *error.details))
+        text = "\n".join((text, *map(harmless, error.details)))
     context.abort(code, redact(text))
 
 

@@ -93,7 +93,7 @@ class RunStream:
         with self._token.on_cancel(arrived.set):
             arrived.wait()
         if not answer.done():
-            raise Cancelled()
+            raise Cancelled(self._token.reason)
         reply = answer.result().ask_answer
         if reply.error:
             raise BuildError(f"no answer from the user: {reply.error}")

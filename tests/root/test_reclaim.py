@@ -37,11 +37,18 @@ from packer_plugin_osc_chroot.ui import RecordingUi
 pytestmark = pytest.mark.root
 
 
+def child(
+    cloud: LocalCloud, point: str, when: str, omi_name: str, **options: object
+) -> "subprocess.CompletedProcess[str]":
+    """A build in a process of its own, which is killed at that point."""
+    environ = cloud.child_environment(os.environ) | {"CHAOS_OPTIONS": json.dumps(options)}
+    argv = [sys.executable, chaos_child.__file__, point, when, omi_name]
+    return subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+
+
 def killed(cloud: LocalCloud, point: str, **options: object) -> None:
     """A build that is killed right after something it does, such as "call LinkVolume"."""
-    environ = cloud.child_environment(os.environ) | {"CHAOS_OPTIONS": json.dumps(options)}
-    argv = [sys.executable, chaos_child.__file__, point, "after", "killed"]
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    done = child(cloud, point, "after", "killed", **options)
     assert done.stdout.startswith(f"struck {point}"), done.stdout + done.stderr
 
 
@@ -217,15 +224,15 @@ def test_reclaim_first_looks_and_then_undoes(capsys: pytest.CaptureFixture[str])
 
 
 def test_what_an_abort_kept_is_removed_by_reclaim_alone(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     with LocalCloud() as cloud:
-        packer = OPTIONS.packer.__class__(**{**vars(OPTIONS.packer), "on_error": "abort"})
-        broken = {"omi_name": "kept", "post_mount_commands": ("false",), "packer": packer}
-        ui = RecordingUi()
-        with pytest.raises(BuildError):
-            run(cloud, config=Config(**{**vars(OPTIONS), **broken}), ui=ui)
-        assert "This command removes all of it: packer-plugin-osc-chroot reclaim" in ui.text
+        # In a process of its own: what it keeps, it keeps until it ends, the lock of its disk too.
+        done = child(
+            cloud, "no point", "after", "kept", on_error="abort", post_mount_commands=["false"]
+        )
+        assert done.stdout.startswith("failed "), done.stdout + done.stderr
+        assert "This command removes all of it: packer-plugin-osc-chroot reclaim" in done.stdout
         left = cloud.leftovers()
         assert left
         run(cloud, config=named("another"))
@@ -239,18 +246,14 @@ def test_a_command_that_goes_on_is_ended(capsys: pytest.CaptureFixture[str]) -> 
     with LocalCloud() as cloud:
         command_line = f"sleep 1234.{os.getpid()}"
         find = ["pgrep", "--full", f"^{command_line}"]
-        environ = cloud.child_environment(os.environ) | {
-            "CHAOS_OPTIONS": json.dumps({"pre_mount_commands": [command_line]})
-        }
-        argv = [
-            sys.executable,
-            chaos_child.__file__,
-            f"command /bin/sh -c {command_line}",
-            "while",
-            "x",
-        ]
-        subprocess.run(argv, env=environ, check=False, capture_output=True)
-        assert subprocess.run(find, check=False).returncode == 0
+        point = f"command /bin/sh -c {command_line}"
+        done = child(cloud, point, "while", "x", pre_mount_commands=[command_line])
+        assert done.stdout.startswith("struck"), done.stdout + done.stderr
+        # The shell may have yet to become it.
+        until = time.monotonic() + 10
+        while subprocess.run(find, check=False).returncode:
+            assert time.monotonic() < until
+            time.sleep(0.05)
         assert reclaim(cloud) == 0
         assert subprocess.run(find, check=False).returncode == 1
         assert_nothing_left(cloud)

@@ -1,15 +1,17 @@
 """Connections of a build: kept open, one full handshake, and files that cannot be used."""
 
+import os
 import ssl
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from test_cloud_client import connect, good, serving
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError
+from packer_plugin_osc_chroot.errors import BuildError, CloudError
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +63,27 @@ def test_calls_after_each_other_share_a_connection(server_context: ssl.SSLContex
         for _ in range(10):
             cloud.read("ReadVms", token=CancelToken())
         assert server_context.session_stats()["accept_good"] == 1
+
+
+def test_tls_that_breaks_amid_a_call_is_no_answer(
+    server_context: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the call makes may be there: to have it taken for refused would leave it."""
+    with serving(good(Vms=[]), context=server_context) as server:
+
+        def break_tls(handler: BaseHTTPRequestHandler, status: int) -> None:
+            # A record that nobody with the connection's keys has written.
+            os.write(handler.connection.fileno(), b"\x17\x03\x03\x00\x20" + bytes(32))
+            raise ConnectionAbortedError
+
+        cloud = connect(server.url)
+        cloud.read("ReadVms", token=CancelToken())
+        monkeypatch.setattr(BaseHTTPRequestHandler, "send_response", break_tls)
+        monkeypatch.setattr(server.server, "handle_error", lambda *connection: None)
+        with pytest.raises(CloudError, match="no answer from") as caught:
+            cloud.change("CreateImage", token=CancelToken(), ImageName="x")
+        assert caught.value.maybe_done
+        assert [action for action, _, _ in server.asked] == ["ReadVms", "CreateImage"]
 
 
 def test_authorities_that_are_not_there_are_named(

@@ -282,6 +282,18 @@ def test_a_failure_has_its_details_below_it(registry: Registry) -> None:
     assert [line.split()[0] for line in others] == ["ami-00000007", "ami-00000006", "ami-00000005"]
 
 
+def test_what_others_called_their_omis_does_no_harm(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found(*_: object, **__: object) -> None:
+        raise BuildError("2 OMIs match", details=["ami-1 \x1b[2J", "ami-2 \ud800"])
+
+    configure(registry, "osc-chroot-identity")
+    monkeypatch.setattr("packer_plugin_osc_chroot.data_source.evaluate", found)
+    _, _, details = call(registry, "Execute", EXECUTE)
+    assert details.splitlines() == ["2 OMIs match", "ami-1 ?[2J", "ami-2 ?"]
+
+
 def test_the_end_of_the_service_ends_it(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -234,6 +234,20 @@ def test_a_journal_of_another_version(tmp_path: Path, line: dict[str, Any], said
     assert file.exists()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"event": "send", "n": 1, "action": "LinkVolume", "VmId": "i-1"},
+        {"event": "former", "image": {"ImageName": "x"}},
+        {"event": "former", "image": {"ImageId": "ami-1", "BlockDeviceMappings": "x"}},
+    ],
+)
+def test_what_undoing_could_not_use_is_damaged(line: dict[str, Any]) -> None:
+    lines = [{"event": "begin", "format": 1, "at": 0}, line]
+    with pytest.raises(BuildError, match="^is damaged"):
+        read_story("".join(json.dumps(each) + "\n" for each in lines).encode())
+
+
 def full(file: int, event: Mapping[str, Any], *, sync: bool) -> None:
     raise OSError(28, "No space left on device")
 
@@ -398,6 +412,8 @@ def test_the_mark() -> None:
     assert mark is not None and mark.vm_id == "i-12345678" and -1 < mark.age < 5
     assert read_mark("0c8d1a9e-5a6e-4b1c-8f40-6d0c4b7ad5a2") is None
     assert read_mark(new_client_token("")) is None
+    # Anybody in the account may write one.
+    assert read_mark("osc-chroot.i-1.20269999T999999Z.ab") is None
 
 
 def test_a_lock_that_a_dying_build_hands_on_is_waited_for(tmp_path: Path) -> None:

@@ -132,6 +132,26 @@ def test_the_copy_of_a_foreign_omi_goes_with_its_snapshots(
         assert region.images() == [] and live_snapshots(region) == []
 
 
+def test_a_cancel_ends_the_removal_of_a_copy_s_snapshots_too(
+    region: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = Killed(region, tmp_path / "journal")
+    copy = build.image(build.snapshot())
+    interrupted = CancelToken(reason="interrupted")
+
+    def delete_and_cancel(cloud: Cloud, key: str, *, token: CancelToken) -> None:
+        delete_image(cloud, key, token=token)
+        interrupted.cancel()
+
+    monkeypatch.setattr(source_volume, "delete_image", delete_and_cancel)
+    attempt = Attempt(resource_id=copy, may_stand=True)
+    with pytest.raises(UndoError, match="^snapshot .* is left behind: interrupted"):
+        source_volume.remove_copy(
+            build.cloud, FOREIGN, NAME, attempt, ui=RecordingUi(), token=interrupted
+        )
+    assert region.images() == [] and len(live_snapshots(region)) == 1
+
+
 def test_a_copy_that_cannot_go_is_named_with_each_of_its_snapshots(
     region: LocalCloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

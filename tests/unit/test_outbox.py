@@ -92,7 +92,7 @@ def test_what_asks_for_something_never_waits_behind_details_that_nobody_wants() 
     stream.send(pb.RunEvent(cancel_provision=pb.CancelProvision(id=1)))
     stream.finish()
     events = list(stream.events())
-    assert events[-1].WhichOneof("event") == "cancel_provision" or len(events) < LINES
+    assert events[-1].WhichOneof("event") == "cancel_provision"
     assert sum(event.ByteSize() for event in events) < LIMIT
     assert any("lines are not shown" in event.ui.text for event in events)
 

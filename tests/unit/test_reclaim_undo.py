@@ -8,17 +8,18 @@ from typing import Any, cast
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
+from packer_plugin_osc_chroot.cloud.client import Cloud
 from packer_plugin_osc_chroot.context import Context, Provisioners
-from packer_plugin_osc_chroot.errors import UndoError
+from packer_plugin_osc_chroot.errors import BuildError, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
-from packer_plugin_osc_chroot.journal.dead import has_journals
+from packer_plugin_osc_chroot.journal.dead import dead_journals, has_journals
 from packer_plugin_osc_chroot.journal.directory import STATE_VARIABLE
 from packer_plugin_osc_chroot.journal.journal import Journal
 from packer_plugin_osc_chroot.journal.story import About, Effect, Story
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 from packer_plugin_osc_chroot.options.config import Config
 from packer_plugin_osc_chroot.reclaim.after_death import undo_after_death
-from packer_plugin_osc_chroot.reclaim.undo import undo_story
+from packer_plugin_osc_chroot.reclaim.undo import undo_journal, undo_story
 from packer_plugin_osc_chroot.redaction import Redactor
 from packer_plugin_osc_chroot.template.engine import Scope
 from packer_plugin_osc_chroot.ui import RecordingUi
@@ -55,6 +56,16 @@ def test_what_nothing_identifies_is_not_looked_for() -> None:
     assert left == []
 
 
+def test_a_defect_keeps_nothing_else_from_being_undone() -> None:
+    effects = [Effect("CreateVolume", {"ClientToken": "t"})] * 2
+    api, ui = Untouchable(), RecordingUi()
+    failures = undo_story(
+        Story(ABOUT, effects), cast(Cloud, api), host=Host(), ui=ui, token=CancelToken()
+    )
+    assert len(failures) == 2
+    assert ui.text.count("Could not undo: a defect of the plugin: AssertionError('pages was") == 2
+
+
 def test_an_interrupt_is_not_called_a_deadline() -> None:
     outer = CancelToken(reason="interrupted")
 
@@ -73,6 +84,30 @@ def test_an_interrupt_is_not_called_a_deadline() -> None:
     )
     left = "volume with ClientToken t is left behind: interrupted"
     assert [failure.message for failure in failures] == [left, "interrupted"]
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_only_what_could_not_be_undone_gets_less_time_the_next_time(
+    tmp_path: Path, interrupted: bool
+) -> None:
+    outer = CancelToken(reason="interrupted")
+
+    class Refusing:
+        def pages(self, action: str, key: str, *, token: CancelToken, **body: Any) -> list[Any]:
+            if interrupted:
+                outer.cancel()
+                token.check()
+            raise BuildError("refused")
+
+    journal = Journal(tmp_path)
+    journal.begin(vm_id="i-1", region="r", endpoint="e", omi_name="n")
+    journal.sending("CreateVolume", {"ClientToken": "t"})
+    # As if it had been killed.
+    os.close(journal._file)
+    api = cast(Cloud, Refusing())
+    for dead in dead_journals(tmp_path):
+        assert undo_journal(dead, api, host=Host(), ui=RecordingUi(), token=outer)
+    assert [dead.story.end for dead in dead_journals(tmp_path)] == ["" if interrupted else "failed"]
 
 
 def test_credentials_that_do_not_show_the_vm_undo_nothing(tmp_path: Path) -> None:

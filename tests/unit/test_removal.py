@@ -1,8 +1,12 @@
 """What may stand of a resource that was being made, and that exactly this is looked for and removed."""
 
+from typing import Any
+
 import pytest
 
+from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError, UndoError
+from packer_plugin_osc_chroot.resources.former_image import delete_former_snapshots
 from packer_plugin_osc_chroot.resources.removal import Attempt, Removal
 from packer_plugin_osc_chroot.ui import RecordingUi
 
@@ -84,3 +88,25 @@ def test_what_cannot_be_removed_is_named_by_the_id_that_was_found() -> None:
         removal.run(attempt, ui=RecordingUi())
     assert caught.value.left == ("volume vol-1",)
     assert caught.value.hint.endswith("DeleteVolume --VolumeId vol-1")
+
+
+def test_a_cancel_amid_the_former_omi_s_snapshots_is_not_called_a_deadline() -> None:
+    token, ui = CancelToken(), RecordingUi()
+
+    class Cancelling:
+        def pages(self, *_: object, token: CancelToken, **__: object) -> list[Any]:
+            cancel("Packer is gone")
+            token.check()
+            return []
+
+    cancel = token.cancel
+    bsu = {"DeviceName": "/dev/sda1", "Bsu": {"SnapshotId": "snap-1"}}
+    delete_former_snapshots(
+        Cancelling(),  # type: ignore[arg-type]
+        [{"ImageId": "ami-1", "BlockDeviceMappings": [bsu]}],
+        account_id="a",
+        in_use=(),
+        token=token,
+        ui=ui,
+    )
+    assert ui.text == "Snapshots snap-1 of the former OMI may be left: Packer is gone"

@@ -1,6 +1,7 @@
 """What builds tell each other through files: how long waits take, how fast they may call, and which
 keys are good."""
 
+import errno
 import fcntl
 import json
 import os
@@ -8,6 +9,7 @@ import random
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,6 +241,23 @@ def test_a_holder_that_was_stopped_holds_up_nobody(directory: Path) -> None:
         budget.throttled()
     assert time.monotonic() - begun < 1.0
     assert budget.is_tight
+
+
+@pytest.mark.parametrize(("owner", "call"), [(os, "pwrite"), (fcntl, "flock")])
+def test_a_budget_that_cannot_be_shared_is_this_build_s_own(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, call: str
+) -> None:
+    """A full disk, a network filesystem without locks: no call of the API fails for that."""
+    shared = Budget(directory, account="a")
+    shared.throttled()
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no")
+
+    monkeypatch.setattr(owner, call, refuse)
+    shared.throttled()
+    shared.call_turn(CancelToken())
+    shared.look_turn(CancelToken())
 
 
 def test_neither_key_nor_endpoint_is_in_a_file(directory: Path) -> None:

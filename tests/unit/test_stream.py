@@ -56,6 +56,13 @@ def test_cancelled_hook_that_goes_on_is_left() -> None:
     assert time.monotonic() - begun < TERM_GRACE + KILL_GRACE + 0.6
 
 
+def test_a_question_that_a_cancel_ends_says_why() -> None:
+    token = CancelToken()
+    threading.Timer(0.1, lambda: token.cancel("Packer is gone")).start()
+    with pytest.raises(Cancelled, match="^Packer is gone$"):
+        Shim(token).stream.ask("Well?")
+
+
 def test_hook_that_ends_is_not_waited_for_any_longer() -> None:
     token = CancelToken()
     shim = Shim(token)

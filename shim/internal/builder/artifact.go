@@ -32,7 +32,7 @@ func newArtifact(conn grpc.ClientConnInterface, service Service, info *contract.
 }
 
 func (a *artifact) BuilderId() string { return a.info.BuilderTypeId }
-func (a *artifact) Files() []string   { return a.info.Files }
+func (a *artifact) Files() []string   { return nil } // it is in the cloud
 func (a *artifact) Id() string        { return a.info.Id }
 func (a *artifact) String() string    { return a.info.Description }
 

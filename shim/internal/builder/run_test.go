@@ -46,7 +46,7 @@ func cancelProvision(id uint64) *contract.RunEvent {
 func finished() *contract.RunEvent {
 	return &contract.RunEvent{Event: &contract.RunEvent_Artifact{Artifact: &contract.ArtifactInfo{
 		ArtifactId: "a-1", BuilderTypeId: "outscale.chroot", Id: "eu-west-2:ami-1",
-		Description: "OMI ami-1", Files: []string{},
+		Description: "OMI ami-1",
 	}}}
 }
 

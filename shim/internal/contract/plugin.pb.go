@@ -1099,10 +1099,9 @@ type ArtifactInfo struct {
 	// Names the artifact in calls of the service Artifact.
 	ArtifactId string `protobuf:"bytes,1,opt,name=artifact_id,json=artifactId,proto3" json:"artifact_id,omitempty"`
 	// Packer's own fields of an artifact.
-	BuilderTypeId string   `protobuf:"bytes,2,opt,name=builder_type_id,json=builderTypeId,proto3" json:"builder_type_id,omitempty"`
-	Id            string   `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
-	Description   string   `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
-	Files         []string `protobuf:"bytes,5,rep,name=files,proto3" json:"files,omitempty"`
+	BuilderTypeId string `protobuf:"bytes,2,opt,name=builder_type_id,json=builderTypeId,proto3" json:"builder_type_id,omitempty"`
+	Id            string `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Description   string `protobuf:"bytes,4,opt,name=description,proto3" json:"description,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1163,13 +1162,6 @@ func (x *ArtifactInfo) GetDescription() string {
 		return x.Description
 	}
 	return ""
-}
-
-func (x *ArtifactInfo) GetFiles() []string {
-	if x != nil {
-		return x.Files
-	}
-	return nil
 }
 
 type CancelRequest struct {
@@ -2177,14 +2169,13 @@ const file_osc_chroot_v1_plugin_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"!\n" +
 	"\x0fCancelProvision\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\"\x9f\x01\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"\x89\x01\n" +
 	"\fArtifactInfo\x12\x1f\n" +
 	"\vartifact_id\x18\x01 \x01(\tR\n" +
 	"artifactId\x12&\n" +
 	"\x0fbuilder_type_id\x18\x02 \x01(\tR\rbuilderTypeId\x12\x0e\n" +
 	"\x02id\x18\x03 \x01(\tR\x02id\x12 \n" +
-	"\vdescription\x18\x04 \x01(\tR\vdescription\x12\x14\n" +
-	"\x05files\x18\x05 \x03(\tR\x05files\".\n" +
+	"\vdescription\x18\x04 \x01(\tR\vdescription\".\n" +
 	"\rCancelRequest\x12\x1d\n" +
 	"\n" +
 	"builder_id\x18\x01 \x01(\tR\tbuilderId\"\x10\n" +

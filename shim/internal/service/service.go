@@ -76,12 +76,12 @@ func (s *Service) Successor() *Service {
 	return s.successor
 }
 
-// Connect waits until the service listens.
+// Connect waits until the service listens. Where the context ends before, the error wraps that one's.
 func (s *Service) Connect(ctx context.Context) (grpc.ClientConnInterface, error) {
 	select {
 	case <-s.ready:
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return nil, fmt.Errorf("the plugin's service has not started in time: %w", ctx.Err())
 	}
 	if s.startError != nil {
 		return nil, s.startError

@@ -268,6 +268,11 @@ func TestConnectCanBeCancelled(t *testing.T) {
 	if _, err := s.Connect(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
+	ctx, cancel = context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	if _, err := s.Connect(ctx); err == nil || !strings.HasPrefix(err.Error(), "the plugin's service has not") {
+		t.Errorf("a deadline that passes while it is unpacked: %v", err)
+	}
 	close(release)
 	<-s.Ended()
 }
