@@ -20,6 +20,7 @@ from packer_run import Packer
 from sudo_user import SudoUser, made_sudo_user
 from transfer_place import HOSTS, Place, made_place
 
+from packer_plugin_osc_chroot.host.mountinfo import mounts_below
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -179,7 +180,9 @@ def leak_check(
         yield machine
         machine.check()
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        # What is mounted in there may be the machine's own.
+        if not mounts_below(str(temporary)):
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -88,7 +89,9 @@ class Running:
         found = [self.pid]
         for pid in found:
             for task in Path(f"/proc/{pid}/task").glob("*/children"):
-                found += [int(child) for child in task.read_text().split()]
+                # A thread may end between two looks.
+                with suppress(OSError):
+                    found += [int(child) for child in task.read_text().split()]
         return found[1:]
 
     def wait(self, *, timeout: float = TIMEOUT) -> Outcome:

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from packer_plugin_osc_chroot.doctor.finding import Finding, ok, problem, warning
@@ -74,14 +74,20 @@ def _effective(proc: Path) -> int:
 
 
 def _sudo_works() -> bool:
-    if find_program("sudo") is None:
+    return _succeeds(["sudo", "-n", "true"], inherit=True)
+
+
+def _succeeds(argv: Sequence[str], *, inherit: bool) -> bool:
+    """Whether a program is here, and soon ends well; `inherit` as for `tool_environment`."""
+    program = find_program(argv[0])
+    if program is None:
         return False
     try:
         done = subprocess.run(
-            ["sudo", "-n", "true"],
+            [program, *argv[1:]],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            env=tool_environment(inherit=True),
+            env=tool_environment(inherit=inherit),
             timeout=_COMMAND_SECONDS,
             check=False,
         )
@@ -141,21 +147,7 @@ def _filesystems(proc: Path) -> set[str]:
 
 
 def _has_module(name: str) -> bool:
-    modprobe = find_program("modprobe")
-    if modprobe is None:
-        return False
-    try:
-        done = subprocess.run(
-            [modprobe, "--dry-run", "--quiet", name],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            env=tool_environment(inherit=False),
-            timeout=_COMMAND_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
+    return _succeeds(["modprobe", "--dry-run", "--quiet", name], inherit=False)
 
 
 def check_copy_files() -> Finding:

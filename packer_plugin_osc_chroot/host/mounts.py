@@ -102,10 +102,13 @@ def mounted_root(
     other mount namespace has it either. Directories that were made go again.
     """
     root = os.path.realpath(mount_path)
-    if any(each.mount_point == root for each in mounts_below(root)):
-        raise BuildError(
-            f"mount_path {root} is a mount point already", hint="Unmount it, or use another path."
-        )
+    # At the end everything below the root is unmounted, and who holds it is ended.
+    there = [each.mount_point for each in mounts_below(root)]
+    hint = "Unmount it, or use another path."
+    if root in there:
+        raise BuildError(f"mount_path {root} is a mount point already", hint=hint)
+    if there:
+        raise BuildError(f"mount_path {root} has mounts below it: {', '.join(there)}", hint=hint)
     made: list[str] = []
     with (
         undoing(lambda: remove_dirs(host, made)),

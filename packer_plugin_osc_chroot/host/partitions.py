@@ -185,14 +185,16 @@ def mounted_partition(
             raise
         except CommandError as error:
             if _is_wrong_one(partition, error):
-                raise _explained(
+                explained = _explained(
                     error.message,
                     partition.disk,
                     host=host,
                     token=token,
                     said=error.details,
                     other_than=partition.path,
-                ) from error
+                )
+                explained.not_undone = error.not_undone
+                raise explained from error
             if error.program == "mount" and options and not error.hint:
                 error.hint = f"mount_options may be why: {', '.join(options)}"
             raise

@@ -49,16 +49,6 @@ class Peak:
             thread.join()
 
 
-def below(pid: int) -> list[int]:
-    """A process and all below it, those in sessions of their own included."""
-    found = [pid]
-    for each in found:
-        for task in Path(f"/proc/{each}/task").glob("*/children"):
-            with suppress(OSError):
-                found += [int(child) for child in task.read_text().split()]
-    return found
-
-
 def _executable(pid: int) -> str:
     with suppress(OSError):
         return os.readlink(f"/proc/{pid}/exe")

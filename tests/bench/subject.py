@@ -15,7 +15,7 @@ from typing import Any
 from linking_user import somebody_linking
 from packer_run import Outcome, Packer
 
-from bench.memory import Peak, below
+from bench.memory import Peak
 from bench.proxy import proxy_to
 from packer_plugin_osc_chroot.localcloud.catalogue import AccountEntry, Catalogue, OmiEntry
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
@@ -100,7 +100,7 @@ class Subject:
                     cloud=cloud,
                     extra=extra,
                 )
-                with Peak.watched(lambda: below(running.pid), self.program) as memory:
+                with Peak.watched(running.children, self.program) as memory:
                     outcome = running.wait(timeout=600)
             assert outcome.status == 0, outcome.output
             assert len(cloud.images()) == builds and not cloud.leftovers(), outcome.output

@@ -272,14 +272,17 @@ def test_ctrl_c_ends_it(packer: Packer, region: LocalCloud, tmp_path: Path) -> N
     try:
         template = IDENTITY + SHOW.replace("VALUES", "data.osc-chroot-identity.me")
         (tmp_path / "t.pkr.hcl").write_text(template)
-        running = packer.start("build", "t.pkr.hcl", cwd=tmp_path, cloud=region)
         before = region.calls_made
+        running = packer.start("build", "t.pkr.hcl", cwd=tmp_path, cloud=region)
+        deadline = time.monotonic() + 60
         while region.calls_made == before:
+            assert time.monotonic() < deadline, running.output
             time.sleep(0.05)
         asked = time.monotonic()
         running.interrupt()
         outcome = running.wait()
-        assert time.monotonic() - asked < 2
+        # It ends within a second; the rest is Packer's, and a busy machine's.
+        assert time.monotonic() - asked < 3
     finally:
         region.set_trouble(Trouble())
     assert outcome.status == 1

@@ -15,10 +15,9 @@ from leaks import Machine
 
 pytestmark = pytest.mark.root
 
-# Each worker of pytest-xdist has names of its own, that no other test of the project uses.
-LETTER = chr(ord("a") + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % 8)
-NODE = Path(f"/dev/xvdw{LETTER}")
-LINK = Path(f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_sdw{LETTER}")
+# Names that neither another test nor another run of these has.
+NODE = Path(f"/dev/xvd-{os.getpid()}")
+LINK = Path(f"/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_{os.getpid()}")
 
 
 def run(*command: str | Path) -> str:

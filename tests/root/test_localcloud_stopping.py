@@ -48,7 +48,7 @@ def large_tarball(file: Path) -> Path:
     """One file of 64 GiB of zeros: compressed files can be put one after the other."""
     entry = tarfile.TarInfo("etc")
     entry.size = 64 * GIB
-    zeros = gzip.compress(bytes(64 * MIB), compresslevel=1)
+    zeros = gzip.compress(bytes(64 * MIB))
     file.write_bytes(gzip.compress(entry.tobuf(format=tarfile.GNU_FORMAT)) + zeros * 1024)
     return file
 

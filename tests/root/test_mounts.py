@@ -125,6 +125,18 @@ def test_mount_path_in_use_is_refused(device: str, target: Path) -> None:
                 raise AssertionError
 
 
+def test_mounts_below_mount_path_are_nobodys_to_unmount(device: str, target: Path) -> None:
+    theirs = target / "data of the host"
+    theirs.mkdir(parents=True)
+    run("mount", "-t", "tmpfs", "tmpfs", str(theirs))
+    (theirs / "file").touch()
+    with pytest.raises(BuildError, match=f"has mounts below it: {theirs}"):
+        with whole_root(device, target, mounts=[]):
+            raise AssertionError
+    assert (theirs / "file").exists()
+    run("umount", str(theirs))
+
+
 def test_mounts_of_provisioners_are_undone(device: str, target: Path) -> None:
     with whole_root(device, target) as (root, _):
         (root / "tmp/a b").mkdir()

@@ -254,6 +254,26 @@ def test_a_wrapper_that_fails_is_named(make: Disks, tmp_path: Path) -> None:
             pass
 
 
+def test_a_mount_that_stays_is_told_beside_the_wrong_partition(make: Disks, tmp_path: Path) -> None:
+    disk = make.disk(20, 40)
+    for number in (1, 2):
+        ext4(Path(f"{disk.path}p{number}"))
+    at = tmp_path / "mnt"
+
+    def wrap(command: str) -> str:
+        fails = f"mount*) {command}; echo 'unknown filesystem type'; exit 32;; umount*) exit 1"
+        return f"case {shlex.quote(command)} in {fails};; esac; {command}"
+
+    with pytest.raises(BuildError, match="unknown filesystem type") as caught:
+        with mount(find(disk), at, host=Host(wrap)):
+            pass
+    assert 'set mount_partition = "2"' in caught.value.hint
+    (left,) = caught.value.not_undone
+    assert f"left: {at} is still mounted" in left.details
+    run("umount", str(at))
+    at.rmdir()
+
+
 def test_duplicate_xfs_uuids_mount(make: Disks, tmp_path: Path) -> None:
     disks = [make.disk(size=320), make.disk(size=320)]
     for disk in disks:

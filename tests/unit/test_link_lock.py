@@ -317,18 +317,21 @@ def test_who_waits_is_served_in_the_order_of_coming(path: Path) -> None:
 
 def test_a_release_is_noticed_at_once(path: Path) -> None:
     taken: list[float] = []
+    released: list[float] = []
 
     def waiter() -> None:
         with link_lock(CancelToken(deadline=20.0), ui=RecordingUi()):
             taken.append(time.monotonic())
 
-    thread = threading.Thread(target=waiter)
-    with link_lock(CancelToken(), ui=RecordingUi()):
-        thread.start()
-        time.sleep(0.3)
-        released = time.monotonic()
-    thread.join()
-    assert taken[0] - released < 0.04
+    for _ in range(5):
+        thread = threading.Thread(target=waiter)
+        with link_lock(CancelToken(), ui=RecordingUi()):
+            thread.start()
+            time.sleep(0.3)
+            released.append(time.monotonic())
+        thread.join()
+    # Of all together: who looked now and then would be half a second late, a busy machine is not.
+    assert sum(taken) - sum(released) < 0.25
 
 
 def test_a_cancelled_waiter_does_not_keep_the_lock(path: Path) -> None:
