@@ -9,6 +9,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Callable
 from typing import Any
 
 from packer_plugin_osc_chroot.host.mountinfo import mount_id_of
@@ -74,11 +75,12 @@ def _list_folder(folder: str, *, device: int) -> list[list[str]]:
     return found
 
 
-def place(rooted: Rooted, path: str, *, kind: str = FILE) -> Placed:
+def place(rooted: Rooted, path: str, *, kind: str, check: Callable[[], None]) -> Placed:
     """Copy what the host has at `path` to the same path in the root; a record for `put_back`.
 
     The host's file is followed, the root's is not: a symlink there is set aside as one. A folder that
-    the image has too stays as it is. A failure leaves the root as it was.
+    the image has too stays as it is. A failure leaves the root as it was,
+    and so does what `check` raises, which is called again and again.
     """
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     if kind == LINK:
@@ -109,7 +111,7 @@ def place(rooted: Rooted, path: str, *, kind: str = FILE) -> Placed:
                     if kind == LINK:
                         _make_link(spot, source, path, found)
                     else:
-                        _fill(spot, source, found)
+                        _fill(spot, source, found, check)
                     made = os.stat(spot.name, dir_fd=spot.directory, follow_symlinks=False)
                     placed["id"] = _identity(made)
         except BaseException:
@@ -143,10 +145,11 @@ def _set_aside(spot: Spot, placed: Placed) -> None:
     placed["mount"] = _mount_of(spot.directory)
 
 
-def _fill(spot: Spot, source: int, found: os.stat_result) -> None:
+def _fill(spot: Spot, source: int, found: os.stat_result, check: Callable[[], None]) -> None:
     fd = os.open(spot.name, NEW_FLAGS, 0o600, dir_fd=spot.directory)
     try:
         for chunk in read_chunks(source, size=found.st_size):
+            check()
             write_all(fd, chunk)
         _copy_metadata(source, fd, found)
         os.utime(fd, ns=(found.st_atime_ns, found.st_mtime_ns))

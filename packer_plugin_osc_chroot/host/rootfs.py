@@ -172,7 +172,7 @@ class LocalFiles:
         if operation in HOST_OPERATIONS:
             return HOST_OPERATIONS[operation](arguments)
         with self._open_root() as rooted:
-            return ROOT_OPERATIONS[operation](rooted, arguments)
+            return ROOT_OPERATIONS[operation](rooted, arguments, check)
 
 
 def checked(stream: Iterable[Entry | bytes], check: Check) -> Stream:
@@ -181,15 +181,15 @@ def checked(stream: Iterable[Entry | bytes], check: Check) -> Stream:
         yield item
 
 
-def _place(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
-    return placed_files.place(rooted, arguments["path"], kind=arguments["kind"])
+def _place(rooted: Rooted, arguments: Mapping[str, Json], check: Check) -> Json:
+    return placed_files.place(rooted, arguments["path"], kind=arguments["kind"], check=check)
 
 
-def _put_back(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
+def _put_back(rooted: Rooted, arguments: Mapping[str, Json], check: Check) -> Json:
     return placed_files.put_back(rooted, arguments["placed"])
 
 
-def _make_mount_point(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
+def _make_mount_point(rooted: Rooted, arguments: Mapping[str, Json], check: Check) -> Json:
     """Find the mount point, made where it is missing: its real path and what was made, in order."""
     made: list[str] = []
     path, as_file = arguments["path"], arguments["as_file"]
@@ -199,8 +199,8 @@ def _make_mount_point(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
     except FileNotFoundError as error:
         # The path up to the first component that is missing: made, then the rest again.
         missing = error.filename
-        made += _make_mount_point(rooted, {"path": missing, "as_file": False})["made"]
-        again = _make_mount_point(rooted, arguments)
+        made += _make_mount_point(rooted, {"path": missing, "as_file": False}, check)["made"]
+        again = _make_mount_point(rooted, arguments, check)
         return {"real": again["real"], "made": made + again["made"]}
     if not exists:
         with rooted.find(real) as spot:
@@ -214,7 +214,7 @@ def _make_mount_point(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
     return {"real": real, "made": made}
 
 
-def _remove_made(rooted: Rooted, arguments: Mapping[str, Json]) -> Json:
+def _remove_made(rooted: Rooted, arguments: Mapping[str, Json], check: Check) -> Json:
     """Remove mount points that were made, where nothing was put into them since."""
     for path in reversed(arguments["made"]):
         try:
@@ -252,7 +252,7 @@ def _find_mounters(arguments: Mapping[str, Json]) -> Json:
     return holders_scan.find_mounters(arguments["device_number"])
 
 
-ROOT_OPERATIONS: Mapping[str, Callable[[Rooted, Mapping[str, Json]], Json]] = {
+ROOT_OPERATIONS: Mapping[str, Callable[[Rooted, Mapping[str, Json], Check], Json]] = {
     "place": _place,
     "put_back": _put_back,
     "make_mount_point": _make_mount_point,

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from guest_tree import no_mount_left, run
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.errors import BuildError, UndoError
+from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
 from packer_plugin_osc_chroot.host.commands import Host
 from packer_plugin_osc_chroot.host.copy_files import copied_files
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below
@@ -74,6 +75,28 @@ def state(root: Path) -> dict[str, object]:
         times = (at.st_mtime_ns, at.st_ino) if not path.is_dir() else ()
         found[str(path)] = (at.st_mode, at.st_uid, at.st_gid, at.st_nlink, times, content)
     return found
+
+
+def test_a_cancel_amid_a_large_file_leaves_the_root_as_it_was(source: Path, tmp_path: Path) -> None:
+    os.truncate(source, 1 << 40)
+    at = inside(tmp_path, source)
+    at.parent.mkdir(parents=True)
+    at.write_text("the image's own\n")
+    before = state(tmp_path / "root")
+    token = CancelToken()
+    timer = threading.Timer(0.2, token.cancel)
+    with open_rootfs(Host(), tmp_path / "root") as rootfs, pytest.raises(Cancelled):
+        timer.start()
+        with copied_files(
+            rootfs,
+            [str(source)],
+            host=Host(),
+            root=Path("/no/such/root"),
+            ui=RecordingUi(),
+            token=token,
+        ):
+            raise AssertionError
+    assert state(tmp_path / "root") == before
 
 
 @pytest.mark.parametrize(
