@@ -4,6 +4,10 @@
 
 packer {
   required_plugins {
+    osc-chroot = {
+      source  = "github.com/outscale/osc-chroot"
+      version = ">= 0.1.0"
+    }
     ansible = {
       source  = "github.com/hashicorp/ansible"
       version = ">= 1.0.3"

@@ -1,6 +1,15 @@
 # A Debian 12 made from an empty volume: partitioned, filled by debootstrap, made bootable in the
 # chroot. No source OMI is needed. The VM that this runs on needs debootstrap, sfdisk and mkfs.ext4.
 
+packer {
+  required_plugins {
+    osc-chroot = {
+      source  = "github.com/outscale/osc-chroot"
+      version = ">= 0.1.0"
+    }
+  }
+}
+
 variable "mirror" {
   type        = string
   default     = ""

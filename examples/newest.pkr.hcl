@@ -1,5 +1,14 @@
 # From the newest Debian of an account, shared with another one, in place of the OMI of that name.
 
+packer {
+  required_plugins {
+    osc-chroot = {
+      source  = "github.com/outscale/osc-chroot"
+      version = ">= 0.1.0"
+    }
+  }
+}
+
 source "osc-chroot" "web" {
   source_omi_filter {
     filters = {

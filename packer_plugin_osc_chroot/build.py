@@ -52,7 +52,7 @@ def build(context: Context) -> Result:
     journal = Journal(state_directory(context.environ))
     with (
         ExitStack() as connections,
-        timeline(context.environ, packer.build_name, ui=ui) as timings,
+        timeline(context.environ, packer.build_name, config.omi_name, ui=ui) as timings,
         Phases(
             ui=ui,
             token=token,

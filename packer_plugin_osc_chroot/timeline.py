@@ -9,6 +9,7 @@ import dataclasses
 import fcntl
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
@@ -39,6 +40,8 @@ _ROW = 44
 _BAR = 20
 _TOP = 40
 _CHARACTER = 6.5
+# What of a label has room, in characters.
+_LABEL = 26
 # Files of ours begin like this; all that they were made from is in the comment.
 _DATA = re.compile(r"<!-- osc-chroot (\{.*\}) -->")
 
@@ -48,11 +51,14 @@ class Row:
     """One build. Times are of the kernel's monotonic clock, in seconds."""
 
     name: str
+    omi_name: str
     timings: Sequence[Timing]
 
 
 @contextmanager
-def timeline(environ: Mapping[str, str], name: str, *, ui: Ui) -> Iterator[list[Timing]]:
+def timeline(
+    environ: Mapping[str, str], name: str, omi_name: str, *, ui: Ui
+) -> Iterator[list[Timing]]:
     """The timings of the build in the block; written at its end where a file is asked for.
 
     A file that cannot be written is said, and no failure.
@@ -63,7 +69,11 @@ def timeline(environ: Mapping[str, str], name: str, *, ui: Ui) -> Iterator[list[
     finally:
         if path := environ.get(VARIABLE):
             try:
-                _add(Path(path), Row(name, timings), run=environ.get("PACKER_RUN_UUID", ""))
+                _add(
+                    Path(path),
+                    Row(name, omi_name, timings),
+                    run=environ.get("PACKER_RUN_UUID", ""),
+                )
             except OSError as error:
                 ui.error(f"{VARIABLE}: {path} cannot be written: {error.strerror}")
 
@@ -88,7 +98,11 @@ def _rows(text: str, *, run: str) -> list[Row]:
         if document["run"] != run:
             return []
         return [
-            Row(str(row["name"]), [Timing(**timing) for timing in row["timings"]])
+            Row(
+                str(row["name"]),
+                str(row["omi_name"]),
+                [Timing(**timing) for timing in row["timings"]],
+            )
             for row in document["rows"]
         ]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -113,8 +127,11 @@ def draw(rows: Sequence[Row], *, run: str = "") -> str:
         *_legend(),
         *_axis(end - begin, scale, height),
     ]
+    names = Counter(row.name for row in rows)
     for number, row in enumerate(rows):
-        parts += _row(row, _TOP + _ROW * number, begin=begin, scale=scale)
+        # Several sources may share a name: Packer tells a plugin the one of the source block.
+        label = row.name if names[row.name] == 1 else f"{row.name}: {row.omi_name}"
+        parts += _row(row, label, _TOP + _ROW * number, begin=begin, scale=scale)
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -141,9 +158,10 @@ def _axis(seconds: float, scale: float, height: int) -> Iterator[str]:
         )
 
 
-def _row(row: Row, top: float, *, begin: float, scale: float) -> Iterator[str]:
+def _row(row: Row, label: str, top: float, *, begin: float, scale: float) -> Iterator[str]:
     """Phases one after the other in the upper bar, what ran beside them in the lower one."""
-    yield f'<text x="8" y="{top + _BAR - 6}">{escape(row.name)}</text>'
+    shown = label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…"
+    yield (f'<text x="8" y="{top + _BAR - 6}">{escape(shown)}<title>{escape(label)}</title></text>')
     for timing in row.timings:
         x = _NAMES + (timing.begun - begin) * scale
         width = max(timing.seconds * scale, 0.5)

@@ -29,7 +29,12 @@ _EPILOG = f"""\
 def main(argv: list[str]) -> int:
     """Run the command line `argv` (less the program's name); the exit status."""
     options_argv, command = _split(argv)
-    options = parser().parse_args(options_argv)
+    made = parser()
+    options, unknown = made.parse_known_args(options_argv)
+    if unknown and options.action == "run" and "--" not in argv:
+        made.error(f"the command comes after --: run [options] -- {' '.join(unknown)}")
+    if unknown:
+        made.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = options.follow(options, command)
         return status

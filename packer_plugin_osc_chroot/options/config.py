@@ -269,7 +269,9 @@ class Config(AccessOptions):
         each=checks.tag,
     )
     root_volume_size: int = option(
-        "The size of the root volume, in GiB. It cannot be smaller than the source OMI's.",
+        "The size of the root volume, in GiB. It cannot be smaller than the source OMI's. In a larger"
+        " one, partition and filesystem stay as they are: cloud-init enlarges them where an OMI boots"
+        " with it, or a provisioner does (`growpart`, `resize2fs`).",
         default=0,
         default_text="the size of the source OMI's root snapshot",
         check=checks.volume_size,

@@ -12,6 +12,7 @@ import pytest
 
 from packer_plugin_osc_chroot import commands
 from packer_plugin_osc_chroot.generate import COMPONENTS, components
+from packer_plugin_osc_chroot.localcloud import command as localcloud
 from packer_plugin_osc_chroot.options.config import COMPONENT_NAME
 from packer_plugin_osc_chroot.options.data_sources import DATA_SOURCES
 from packer_plugin_osc_chroot.version import VERSION
@@ -115,3 +116,16 @@ def test_the_shim_has_the_help_and_the_list() -> None:
     made = components()
     assert told["help"] == made["help"]
     assert told["commands"] == made["commands"] == [command.name for command in commands.COMMANDS]
+
+
+def test_a_command_without_two_dashes_is_told_where_they_go(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        localcloud.main(["run", "packer", "build", "-color=false", "web.pkr.hcl"])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "the command comes after --: run [options] -- packer build" in said
+    with pytest.raises(SystemExit):
+        localcloud.main(["status", "x"])
+    assert "unrecognized arguments: x" in capsys.readouterr().err

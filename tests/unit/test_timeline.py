@@ -16,7 +16,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def a_build(path: Path, name: str, *, run: str = "run-1", ui: RecordingUi | None = None) -> None:
     environ = {"OSC_CHROOT_TIMELINE": str(path), "PACKER_RUN_UUID": run}
-    with timeline(environ, name, ui=ui or RecordingUi()) as timings:
+    with timeline(environ, name, "web 1", ui=ui or RecordingUi()) as timings:
         timings.append(Timing("look", 0.2, begun=100.0))
         timings.append(Timing("create volume", 3.0, begun=100.2))
         timings.append(Timing("provision", 1.0, begun=103.2))
@@ -92,14 +92,14 @@ def test_what_is_no_timeline_is_replaced(tmp_path: Path, content: bytes) -> None
 def test_a_failed_build_has_its_row(tmp_path: Path) -> None:
     path = tmp_path / "t.svg"
     environ = {"OSC_CHROOT_TIMELINE": str(path)}
-    with pytest.raises(RuntimeError), timeline(environ, "one", ui=RecordingUi()) as timings:
+    with pytest.raises(RuntimeError), timeline(environ, "one", "web", ui=RecordingUi()) as timings:
         timings.append(Timing("look", 0.2, begun=100.0))
         raise RuntimeError
     assert [title for title, _ in bars(path)] == ["look: 0.20 s"]
 
 
 def test_without_the_variable_nothing_is_written(tmp_path: Path) -> None:
-    with timeline({}, "one", ui=RecordingUi()) as timings:
+    with timeline({}, "one", "web", ui=RecordingUi()) as timings:
         timings.append(Timing("look", 0.2))
     assert list(tmp_path.iterdir()) == []
 
@@ -120,6 +120,13 @@ def test_names_are_only_text(tmp_path: Path) -> None:
 
 def test_a_timeline_without_a_phase_is_one(tmp_path: Path) -> None:
     path = tmp_path / "t.svg"
-    path.write_text(draw([Row("one", [])]))
+    path.write_text(draw([Row("one", "web", [])]))
     assert "one" in names(path)
     assert json.dumps({}) not in names(path)
+
+
+def test_rows_of_one_name_are_told_apart_by_their_omi() -> None:
+    """Packer tells a plugin the name of the source block, whatever its build block calls it."""
+    rows = [Row("base", "web", []), Row("base", "queue" * 10, []), Row("other", "batch", [])]
+    texts = [each.text for each in ET.fromstring(draw(rows)).iter(f"{SVG}text")]
+    assert texts[-3:] == ["base: web", "base: " + ("queue" * 10)[:19] + "…", "other"]
