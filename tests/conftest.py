@@ -3,6 +3,7 @@
 import os
 import secrets
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Generator, Iterator
@@ -123,6 +124,14 @@ def pytest_make_collect_report(
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[CONFORMANCE] = Conformance()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_stays_mounted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a failed test left mounted: a later session removes its folders, through mounts too."""
+    yield
+    for mount in reversed(mounts_below(str(tmp_path_factory.getbasetemp()))):
+        subprocess.run(["umount", "--lazy", mount.mount_point], check=False)
 
 
 @pytest.fixture(autouse=True)

@@ -175,8 +175,8 @@ class Host:
     def _kill_wrapped(self, pids: Sequence[int], number: signal.Signals) -> None:
         """A process of its own kind: `run` would end a wrapper that hangs by calling this again."""
         name = number.name.removeprefix("SIG")
-        # The shell's own kill: not every system has the program.
-        argv = ["/bin/sh", "-c", 'kill -s "$0" "$@"', name, *map(str, pids)]
+        # The shell's own kill: not every system has the program. A group is a negative number.
+        argv = ["/bin/sh", "-c", 'kill -s "$0" -- "$@"', name, *map(str, pids)]
         try:
             child = subprocess.Popen(
                 self.command(argv),

@@ -130,7 +130,11 @@ def check_unused(files: Files, partition: Path, *, token: CancelToken) -> None:
         return
     whole = entry.parent if (entry / "partition").exists() else entry
     parts = [path.parent for path in whole.glob("*/partition")]
-    numbers = {(path / "dev").read_text().strip() for path in (entry, whole, *parts)}
+    try:
+        numbers = {(path / "dev").read_text().strip() for path in (entry, whole, *parts)}
+    except OSError:
+        # The disk, or its table, went meanwhile.
+        return
     hint = "Builds use disks of their own. Check device_path, and what mounts disks by itself here."
     mounted = [mount.mount_point for mount in read_mounts() if mount.device_number in numbers]
     if mounted:
