@@ -91,7 +91,7 @@ def state_directory() -> Path:
 
 def test_help_is_enough() -> None:
     shown = localcloud("run", "--help").stdout
-    for text in ("--source-omi ID=FILE", "--latency", "--record", "--export", "Exit status"):
+    for text in ("--source-omi ID=FILE", "--latency", "--record", "--export", "exit status"):
         assert text in shown
 
 
