@@ -146,6 +146,11 @@ func (s *Service) run() {
 	}
 	// The service removes it at its regular end.
 	defer os.RemoveAll(directory)
+	// Packer may end this process as soon as it hears of a failure.
+	failed := func(err error) {
+		os.RemoveAll(directory)
+		s.fail(err)
+	}
 	socket := filepath.Join(directory, "service.sock")
 	argv = append(argv, "--socket", socket)
 	command := exec.Command(argv[0], argv[1:]...)
@@ -158,7 +163,7 @@ func (s *Service) run() {
 
 	stdin, lifeline, err := os.Pipe()
 	if err != nil {
-		s.fail(fmt.Errorf("the plugin's service was not started: %w", err))
+		failed(fmt.Errorf("the plugin's service was not started: %w", err))
 		return
 	}
 	command.Stdin = stdin
@@ -166,7 +171,7 @@ func (s *Service) run() {
 	stdin.Close()
 	if err != nil {
 		lifeline.Close()
-		s.fail(startFailure(argv[0], err))
+		failed(startFailure(argv[0], err))
 		return
 	}
 	log.Printf("[DEBUG] service: process %d: %s", command.Process.Pid, strings.Join(argv, " "))
@@ -194,7 +199,7 @@ func (s *Service) run() {
 		}
 		s.exitError = <-exited
 	case s.exitError = <-exited:
-		s.fail(s.earlyEnd(argv))
+		failed(s.earlyEnd(argv))
 	case <-time.After(startDeadline):
 		s.fail(fmt.Errorf("the plugin's service (%s) did not listen within %s%s",
 			argv[0], startDeadline, indented(s.errors.String())))

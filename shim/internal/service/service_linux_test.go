@@ -230,6 +230,20 @@ func TestMissingPackage(t *testing.T) {
 	}
 }
 
+// Packer ends this process as soon as it hears of the failure: nothing may be left for later.
+func TestNothingIsLeftOfAServiceThatDidNotStart(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	for range 20 {
+		if _, err := startFake(t, "early").Connect(t.Context()); err == nil {
+			t.Fatal("it started")
+		}
+		left, err := os.ReadDir(os.TempDir())
+		if err != nil || len(left) > 0 {
+			t.Fatalf("%v %v", left, err)
+		}
+	}
+}
+
 func TestAnotherVersion(t *testing.T) {
 	_, err := startFake(t, "other").Connect(t.Context())
 	want := "has version 0.1.2 of the package packer_plugin_osc_chroot, and this plugin is version 1.2.3: "
