@@ -243,7 +243,7 @@ func (l lookAtEnd) Write(line []byte) (int, error) {
 }
 
 // Packer ends this process as soon as it hears of the failure: nothing may be left for later.
-func TestNothingIsLeftOfAServiceThatDidNotStart(t *testing.T) {
+func TestFailedStart(t *testing.T) {
 	look := lookAtEnd{left: make(chan int, 1)}
 	log.SetOutput(look)
 	defer log.SetOutput(os.Stderr)
