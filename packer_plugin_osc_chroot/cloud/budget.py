@@ -8,7 +8,6 @@ turn is when, is in a file that the builds of one user share; without it, each b
 Times are of the kernel's monotonic clock, which all processes share until the next boot.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,7 +22,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.private_files import open_private
+from packer_plugin_osc_chroot.cloud.private_files import lock_private, open_private
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +124,9 @@ class Budget:
             yield self._own
             return
         try:
-            if not _lock(opened):
+            # Held for moments only, unless its holder was stopped: a hint must hold up neither a build
+            # nor its cancel.
+            if not lock_private(opened, seconds=_LOCK_SECONDS):
                 yield self._own
                 return
             state = _parse(os.pread(opened, 4096, 0), now=self._clock())
@@ -139,24 +140,6 @@ class Budget:
                     os.ftruncate(opened, len(data))
         finally:
             os.close(opened)
-
-
-def _lock(file: int) -> bool:
-    """Whether it could be had. It is held for moments only, unless its holder was stopped: a hint must
-    hold up neither a build nor its cancel."""
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-        except OSError as error:
-            # As of a network filesystem without locks.
-            log.debug("no lock: %s", error)
-            return False
-        time.sleep(0.002)
 
 
 def _parse(data: bytes, *, now: float) -> _Shared:

@@ -5,7 +5,6 @@ that. So the first call goes alone, and the others learn from its answer. Like a
 each other it is a hint: a build that cannot have it goes on without.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -16,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
-from packer_plugin_osc_chroot.cloud.private_files import open_private, read_private, replace_private
+from packer_plugin_osc_chroot.cloud.private_files import (
+    lock_private,
+    open_private,
+    read_private,
+    replace_private,
+)
 from packer_plugin_osc_chroot.cloud.standing import not_sent
 from packer_plugin_osc_chroot.errors import CloudError
 
@@ -46,7 +50,7 @@ class FirstCalls:
         if not self._good:
             with self._alone():
                 known = self._known().get(self._keys, {})
-                if not self._is_good(known):
+                if "action" in known or _age(known) >= _GOOD_SECONDS:
                     _check_refused(action, known)
                     with self._told(action):
                         yield
@@ -79,20 +83,12 @@ class FirstCalls:
         assert self._directory is not None
         opened = open_private(self._directory / _LOCK, create=True)
         try:
-            deadline = time.monotonic() + _WAIT_SECONDS
-            while opened is not None and time.monotonic() < deadline:
-                try:
-                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(0.005)
+            if opened is not None:
+                lock_private(opened, seconds=_WAIT_SECONDS)
             yield
         finally:
             if opened is not None:
                 os.close(opened)
-
-    def _is_good(self, known: Mapping[str, Any]) -> bool:
-        return "action" not in known and _age(known) < _GOOD_SECONDS
 
     def _tell(self, **answer: Any) -> None:
         assert self._directory is not None

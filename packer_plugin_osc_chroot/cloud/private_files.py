@@ -5,10 +5,12 @@ corrupt, another user's or out of date, and the directory may not be there or no
 nothing to be had from it, and no build is the worse for it.
 """
 
+import fcntl
 import logging
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -74,6 +76,23 @@ def open_private(path: Path, *, create: bool = False) -> int | None:
     log.info("%s is not ours, or no small file: not used", path)
     os.close(opened)
     return None
+
+
+def lock_private(file: int, *, seconds: float) -> bool:
+    """Whether the lock of an opened file could be had in that time; closing the file gives it back."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        except OSError as error:
+            # As of a network filesystem without locks.
+            log.debug("no lock: %s", error)
+            return False
+        time.sleep(0.002)
 
 
 def read_private(path: Path) -> bytes:

@@ -326,3 +326,17 @@ def test_a_refusal_is_forgotten(directory: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(time, "time", lambda: now + 11.0)
     call(first_calls(directory), sent)
     assert len(sent) == 2
+
+
+def test_a_home_without_locks_fails_no_first_call(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a network filesystem may be."""
+
+    def refuse(file: int, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    sent: list[str] = []
+    call(first_calls(directory), sent)
+    assert sent == ["ReadVms"]
