@@ -110,6 +110,7 @@ def insist(
     pause = 0.1
     begun = told = free = time.monotonic()
     refusal: CloudError | None = None
+    was_held_up = False
     while True:
         try:
             try:
@@ -125,12 +126,17 @@ def insist(
                 return
             log.info("refused for now: %s", refusal)
             now = time.monotonic()
-            if now - begun < LONGEST_SECONDS and (holder := held_up()):
+            holder = held_up() if now - begun < LONGEST_SECONDS else ""
+            if holder or was_held_up:
                 token.renew()
                 free = now
-                if now - told >= _REPORT_EVERY:
-                    told = now
-                    tell(f"{refusal.action} is refused while {holder} ({now - begun:.0f} s)")
+            if holder and now - told >= _REPORT_EVERY:
+                told = now
+                tell(f"{refusal.action} is refused while {holder} ({now - begun:.0f} s)")
+            if was_held_up and not holder:
+                # It ended between the refusal and the look: the next call is taken.
+                pause = 0.1
+            was_held_up = bool(holder)
             if now - free > UNDO_SECONDS:
                 raise refusal
             token.sleep(pause)

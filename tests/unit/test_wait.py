@@ -176,6 +176,22 @@ def test_the_deadline_does_not_count_while_it_is_known_what_holds_it_up(
     assert told[0].startswith("DeleteX is refused while snapshot snap-1 is pending (")
 
 
+def test_what_held_it_up_may_end_between_a_refusal_and_the_look() -> None:
+    """The deadline counts from that look, and the next call is made soon."""
+    looks = iter(["snapshot snap-1 is pending"] * 5 + [""] * 9)
+    token = CancelToken(deadline=0.6)
+    sent: list[float] = []
+
+    def send() -> None:
+        sent.append(time.monotonic())
+        if len(sent) <= 6:
+            raise _refusal(409)
+
+    insist(send, is_done=lambda: False, held_up=lambda: next(looks), token=token)
+    assert len(sent) == 7
+    assert sent[6] - sent[5] < 0.4 < sent[5] - sent[4]
+
+
 def test_what_holds_it_up_does_so_only_for_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "LONGEST_SECONDS", 0.5)
 
