@@ -24,6 +24,9 @@ _CLOSE_SECONDS = 0.1
 _MUCH_QUICKER = 3.0
 # Such a share of it is like it.
 _LIKE = 0.8
+# Progress may stand still and then jump: what it says is believed for so many times what has passed, or
+# for so many seconds at first.
+_BELIEVED = 3.0
 # A few waits say little about how much they differ.
 _FEW = 3
 
@@ -124,7 +127,7 @@ def next_look(
         remains = elapsed * (100 - progress) / (progress + 1)
         if expected and _agree(elapsed, remains, earlier):
             return expected
-        return max(soon, remains / 2)
+        return max(soon, min(remains / 2, _BELIEVED * max(elapsed, 1.0)))
     if expected:
         return expected
     return max(soon, min(max(_SIGN_FIRST, elapsed), _SIGN_LONGEST)) if signs else soon
