@@ -2,7 +2,8 @@
 
 Three things say when: the API's Progress, how long the same kind of wait took before on this VM, and a
 sign on this machine (a disk that came or went). Where none of them says anything, a wait looks so often
-that its end is noticed within a quarter of a second, or a fortieth of its duration.
+that its end is noticed within a quarter of a second, or a fortieth of its duration; within a second where
+a sign is waited for that never comes.
 """
 
 import time
