@@ -290,8 +290,8 @@ def test_the_time_in_the_queue_for_a_turn_is_not_that_of_failing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As with many builds below a low rate, each of whose calls is throttled now and then."""
-    monkeypatch.setattr(client, "_RETRY_SECONDS", 0.3)
-    monkeypatch.setattr(Budget, "call_turn", lambda self, token: token.sleep(0.4))
+    monkeypatch.setattr(client, "_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(Budget, "call_turn", lambda self, token: token.sleep(1.1))
     with serving(refusal(429, code="24"), good(Vms=[])) as server:
         assert connect(server.url).read("ReadVms", token=CancelToken()) == {"Vms": []}
 

@@ -72,7 +72,7 @@ def test_the_deadline_is_noticed_however_late_the_next_look_would_be() -> None:
     begun = time.monotonic()
     with pytest.raises(BuildError, match="still creating after 1 s"):
         wait(iter(lambda: "creating", ""), deadline=1.0, pace=Pace([1000.0] * 4))
-    assert 1.0 < time.monotonic() - begun < 2.0
+    assert 1.0 < time.monotonic() - begun < 2.5
 
 
 def test_one_look_that_misses_it_is_no_vanishing(monkeypatch: pytest.MonkeyPatch) -> None:
