@@ -28,7 +28,7 @@ _MUCH_QUICKER = 3.0
 _LIKE = 0.8
 # Progress may stand still and then jump: what it says is believed for so many times what has passed, or
 # for so many seconds at first.
-_BELIEVED = 3.0
+_BELIEVED = 4.0
 # A few waits say little about how much they differ.
 _FEW = 3
 
