@@ -75,7 +75,7 @@ def timeline(
                     run=environ.get("PACKER_RUN_UUID", ""),
                 )
             except OSError as error:
-                ui.error(f"{VARIABLE}: {path} cannot be written: {error.strerror}")
+                ui.error(f"{VARIABLE}: {path} cannot be written: {error.strerror or error}")
 
 
 def _add(path: Path, row: Row, *, run: str) -> None:

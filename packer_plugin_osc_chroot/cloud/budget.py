@@ -18,11 +18,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.private_files import lock_private, open_private
+from packer_plugin_osc_chroot.errors import Cancelled
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ _NARROW = 0.95
 # Calls that are throttled together count as one; and so long after the last the spacing narrows.
 _TOGETHER_SECONDS = 1.0
 _NARROW_AFTER = 3.0
-# A turn further away than that is of another boot, or nonsense.
+# No turn is further away than that, and a spacing is forgotten that so long nothing has changed.
 _FURTHEST = 120.0
 _LOCK_SECONDS = 0.2
 # A look has so many times the spacing of a call to itself.
@@ -83,9 +84,9 @@ class Budget:
             if not state.spacing:
                 return
             turn = max(now, state.call)
-            state.call = turn + state.spacing
-        if turn > now:
-            token.sleep(turn - now)
+            taken = state.spacing
+            state.call = turn + taken
+        self._await(turn - now, token, call=taken)
 
     def look_turn(self, token: CancelToken) -> None:
         """Wait for the turn of a look, which has yet to take that of a call. Raises Cancelled."""
@@ -94,9 +95,9 @@ class Budget:
             if not state.spacing:
                 return
             turn = max(now, state.call, state.look)
-            state.look = turn + state.spacing * _LOOK_SHARE
-        if turn > now:
-            token.sleep(turn - now)
+            taken = state.spacing * _LOOK_SHARE
+            state.look = turn + taken
+        self._await(turn - now, token, look=taken)
 
     def throttled(self) -> None:
         """A call was refused for the rate: all are spaced more widely from now on."""
@@ -108,6 +109,20 @@ class Budget:
             state.spacing = min(max(_FIRST_SPACING, wider), _WIDEST_SPACING)
             state.changed = now
             log.info("throttled: one call each %.2f s from now on", state.spacing)
+
+    def _await(
+        self, seconds: float, token: CancelToken, *, call: float = 0.0, look: float = 0.0
+    ) -> None:
+        """What a cancelled build would have used is there for others, and for its own undoing."""
+        if seconds <= 0:
+            return
+        try:
+            token.sleep(seconds)
+        except Cancelled:
+            with self._lock, self._state(create=False) as state:
+                state.call -= call
+                state.look -= look
+            raise
 
     def _narrow(self, state: _Shared, now: float) -> None:
         if state.spacing and now - state.changed > _NARROW_AFTER:
@@ -152,8 +167,10 @@ def _parse(data: bytes, *, now: float) -> _Shared:
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return _Shared()
     turns = (state.changed, state.call, state.look)
-    sound = all(math.isfinite(turn) and turn <= now + _FURTHEST for turn in turns)
-    if not sound or not 0 <= state.spacing <= _WIDEST_SPACING:
+    sound = all(map(math.isfinite, turns)) and 0 <= state.spacing <= _WIDEST_SPACING
+    # What changed in the time to come is of another boot.
+    if not sound or not 0 <= now - state.changed < _FURTHEST:
         return _Shared()
-    # A spacing that nobody has widened for long has been forgotten, not kept.
-    return state if now - state.changed < _FURTHEST else _Shared()
+    # Many builds at the widest spacing would queue for longer: the rest may then come together.
+    furthest = now + _FURTHEST
+    return replace(state, call=min(state.call, furthest), look=min(state.look, furthest))

@@ -176,6 +176,7 @@ class Cloud:
         """What is raised at the end is `maybe_done` if any of the tries was."""
         repeatable = _is_repeatable(action, body)
         maybe_done = False
+        queued = 0.0
 
         def worth_repeating(error: BaseException) -> bool:
             nonlocal maybe_done
@@ -190,15 +191,23 @@ class Cloud:
                 log.info("%s: %s; trying again", action, error.message)
             return again
 
+        def in_turn() -> Json:
+            nonlocal queued
+            begun = time.monotonic()
+            self._budget.call_turn(token)
+            queued += time.monotonic() - begun
+            return self._once(action, body)
+
         retrying = Retrying(
             retry=retry_if_exception(worth_repeating),
             wait=_pause,
-            stop=lambda state: (state.seconds_since_start or 0.0) > self._patience(),
+            # Many builds may queue for a minute between two tries: that is nobody's failure.
+            stop=lambda state: (state.seconds_since_start or 0.0) - queued > self._patience(),
             sleep=token.sleep,
             reraise=True,
         )
         try:
-            return retrying(self._in_turn, action, body, token)
+            return retrying(in_turn)
         except BuildError as error:
             error.maybe_done = maybe_done
             raise
@@ -208,10 +217,6 @@ class Cloud:
             return _FIRST_RETRY_SECONDS
         left = SILENT_SECONDS - self._standing.silent_seconds
         return min(_RETRY_SECONDS, max(0.0, left))
-
-    def _in_turn(self, action: str, body: Mapping[str, Any], token: CancelToken) -> Json:
-        self._budget.call_turn(token)
-        return self._once(action, body)
 
     def _once(self, action: str, body: Mapping[str, Any]) -> Json:
         if (proof := self._standing.before(action)) is not None:

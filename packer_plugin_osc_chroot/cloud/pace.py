@@ -2,9 +2,11 @@
 
 Three things say when: the API's Progress, how long the same kind of wait took before on this VM, and a
 sign on this machine (a disk that came or went). Where none of them says anything, a wait looks so often
-that its end is noticed within a quarter of a second, or a fortieth of its duration.
+that its end is noticed within a quarter of a second, or a fortieth of its duration; within a second
+where a sign is waited for that never comes.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -24,6 +26,9 @@ _CLOSE_SECONDS = 0.1
 _MUCH_QUICKER = 3.0
 # Such a share of it is like it.
 _LIKE = 0.8
+# Progress may stand still and then jump: what it says is believed for so many times what has passed, or
+# for so many seconds at first.
+_BELIEVED = 4.0
 # A few waits say little about how much they differ.
 _FEW = 3
 
@@ -69,8 +74,13 @@ class Pace:
         """Whether that is known to happen, or nothing is known."""
         return not self._earlier or min(self._earlier) <= seconds
 
-    def before_next(self, token: CancelToken, *, progress: int | None = None) -> None:
-        """Wait until the next look, after one that found it unfinished. Raises Cancelled."""
+    def before_next(
+        self, token: CancelToken, *, progress: int | None = None, latest: float = math.inf
+    ) -> None:
+        """Wait until the next look, after one that found it unfinished. Raises Cancelled.
+
+        It comes in `latest` seconds at the latest.
+        """
         now = time.monotonic()
         elapsed = self._unfinished = now - self._begun
         took = now - self._asked
@@ -82,7 +92,7 @@ class Pace:
             pause = min(pause, _CLOSE_SECONDS / 2 * self._came)
             self._came *= 2
         # The call takes a while, and tells what is at its end rather than at its beginning.
-        self._rest(max(pause - took, pause / 2), token)
+        self._rest(min(max(pause - took, pause / 2), max(latest, 0.0)), token)
 
     def ended(self) -> None:
         """The last look found it finished: somewhere between that look and the one before."""
@@ -124,7 +134,7 @@ def next_look(
         remains = elapsed * (100 - progress) / (progress + 1)
         if expected and _agree(elapsed, remains, earlier):
             return expected
-        return max(soon, remains / 2)
+        return max(soon, min(remains / 2, _BELIEVED * max(elapsed, 1.0)))
     if expected:
         return expected
     return max(soon, min(max(_SIGN_FIRST, elapsed), _SIGN_LONGEST)) if signs else soon

@@ -53,6 +53,7 @@ def wait_for(
     reported = begun
     pace = pace or Pace()
     last_state, last_shown = "", begun
+    missed: float | None = None
     pace.before_first(token)
     while True:
         resource = read()
@@ -65,8 +66,11 @@ def wait_for(
             raise BuildError(f"{what}: is in state {shown}, expected {_either(target)}")
         now = time.monotonic()
         if found:
-            last_state, last_shown = found, now
-        elif last_state and now - last_shown > SETTLE_SECONDS:
+            last_state, last_shown, missed = found, now, None
+        elif missed is None:
+            # Since this look, not since the last that showed it: that may be minutes ago.
+            missed = now
+        elif last_state and now - missed > SETTLE_SECONDS:
             raise BuildError(
                 f"{what}: has vanished (it was {last_state} {now - last_shown:.0f} s ago), expected"
                 f" {_either(target)}",
@@ -84,7 +88,10 @@ def wait_for(
             reported = now
             percent = "" if progress is None else f", {progress}%"
             ui.message(f"{what}: {shown}{percent} ({now - begun:.0f} s)")
-        pace.before_next(token, progress=progress)
+        latest = deadline - (now - begun)
+        if last_state and missed is not None:
+            latest = min(latest, SETTLE_SECONDS)
+        pace.before_next(token, progress=progress, latest=latest)
 
 
 def _either(states: Collection[str]) -> str:

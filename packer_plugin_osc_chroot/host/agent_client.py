@@ -43,6 +43,8 @@ from packer_plugin_osc_chroot.ui import printable
 BATCH = 1 << 18
 # How often a wait looks whether the build was cancelled.
 LOOK = 0.1
+# Of what the agent says on standard error so much is kept: bytes of a line, and lines.
+LINE, LINES = 4096, 20
 START_TIMEOUT = 30.0
 
 
@@ -75,8 +77,8 @@ class _Agent:
 
     def _read_errors(self) -> None:
         assert self._child.stderr is not None
-        for line in self._child.stderr:
-            self._errors = [*self._errors[-19:], line[:4096]]
+        while line := self._child.stderr.readline(LINE):
+            self._errors = [*self._errors[1 - LINES :], line]
 
     def greet(self, check: Check) -> None:
         deadline = time.monotonic() + START_TIMEOUT

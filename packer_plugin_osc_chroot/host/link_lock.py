@@ -87,14 +87,11 @@ def appearing(token: CancelToken, *, ui: Ui, alone: bool) -> Iterator[Appearing]
 
     Raises BuildError naming the file, Cancelled.
     """
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
     with ExitStack() as stack:
-        if alone:
-            with _lock(_ALONE_NAME, fcntl.LOCK_EX, token=token, ui=ui):
-                lock = stack.enter_context(
-                    _lock(_APPEARING_NAME, fcntl.LOCK_EX, token=token, ui=ui)
-                )
-        else:
-            lock = stack.enter_context(_lock(_APPEARING_NAME, fcntl.LOCK_SH, token=token, ui=ui))
+        # The kernel lets shared locks pass one that waits to be exclusive: here they wait behind it.
+        with _lock(_ALONE_NAME, kind, token=token, ui=ui):
+            lock = stack.enter_context(_lock(_APPEARING_NAME, kind, token=token, ui=ui))
         yield Appearing(lock, alone=alone)
 
 

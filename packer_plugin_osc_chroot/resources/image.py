@@ -251,9 +251,12 @@ def image_removal(cloud: Cloud, name: str, account_id: str, snapshot_id: str) ->
 
 
 def wait_for_image(
-    cloud: Cloud, image_id: str, *, timeout: float, token: CancelToken, ui: Ui
+    cloud: Cloud, image_id: str, *, timeout: float, token: CancelToken, ui: Ui, kind: str = "OMI"
 ) -> Json:
-    """Until it is available, for `timeout` seconds; returns it as it is shown then."""
+    """Until it is available, for `timeout` seconds; returns it as it is shown then.
+
+    `kind` tells waits apart that take times of their own.
+    """
     return wait_for(
         f"OMI {image_id}",
         lambda: read_image(cloud, image_id, token=token),
@@ -263,7 +266,7 @@ def wait_for_image(
         option="image_timeout",
         token=token,
         ui=ui,
-        pace=cloud.pace("OMI"),
+        pace=cloud.pace(kind),
     )
 
 

@@ -133,7 +133,9 @@ def copied_image(
                 token=token,
             )
         ui.message(f"Copy: {attempt.resource_id}")
-        shown = wait_for_image(cloud, attempt.resource_id, timeout=timeout, token=token, ui=ui)
+        shown = wait_for_image(
+            cloud, attempt.resource_id, timeout=timeout, token=token, ui=ui, kind="copy of an OMI"
+        )
         for snapshot_id in snapshots_in(shown):
             cloud.journal.owns_snapshot(snapshot_id)
         yield parse_source(shown)

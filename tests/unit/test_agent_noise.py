@@ -1,6 +1,7 @@
 """What a wrapper prints where files travel, or before it ends, as the user sees it."""
 
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,19 @@ def test_control_characters_are_not_shown(tmp_path: Path, wrapper: str, text: st
     assert text in str(caught.value)
     shown = [str(caught.value), *caught.value.details]
     assert all(line == printable(line) for line in shown)
+
+
+def test_a_line_without_an_end_takes_little_memory(tmp_path: Path) -> None:
+    noise = "head -c 30000000 /dev/zero | tr '\\0' x >&2; exit 1; :"
+    tracemalloc.start()
+    try:
+        with open_rootfs(Host(wrap=lambda command: f"{noise} {command}"), tmp_path) as files:
+            with pytest.raises(BuildError, match="ended unexpectedly"):
+                files.upload("/x", [b"x"], mode=0, token=CancelToken())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
 
 
 def test_transfer_that_goes_on_while_the_root_is_closed_writes_nowhere_else(

@@ -17,6 +17,7 @@ import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud import client, session
+from packer_plugin_osc_chroot.cloud.budget import Budget
 from packer_plugin_osc_chroot.cloud.client import Cloud, is_missing
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.errors import Cancelled, CloudError
@@ -281,6 +282,16 @@ def test_throttling_of_the_very_first_call_is_no_dead_endpoint(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(client, "_FIRST_RETRY_SECONDS", 0.0)
+    with serving(refusal(429, code="24"), good(Vms=[])) as server:
+        assert connect(server.url).read("ReadVms", token=CancelToken()) == {"Vms": []}
+
+
+def test_the_time_in_the_queue_for_a_turn_is_not_that_of_failing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with many builds below a low rate, each of whose calls is throttled now and then."""
+    monkeypatch.setattr(client, "_RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(Budget, "call_turn", lambda self, token: token.sleep(1.1))
     with serving(refusal(429, code="24"), good(Vms=[])) as server:
         assert connect(server.url).read("ReadVms", token=CancelToken()) == {"Vms": []}
 

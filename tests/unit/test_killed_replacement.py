@@ -128,6 +128,9 @@ def test_the_copy_of_a_foreign_omi_goes_with_its_snapshots(
     )
     with copied:
         assert len(region.images()) == len(region.snapshots()) == 1
+        # How long a copy took says nothing of a new OMI: of that nothing is known.
+        assert build.cloud.pace("OMI").may_end_within(0.0)
+        assert not build.cloud.pace("copy of an OMI").may_end_within(0.0)
         build.undo()
         assert region.images() == [] and live_snapshots(region) == []
 

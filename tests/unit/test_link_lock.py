@@ -273,6 +273,33 @@ def test_nobody_is_alone_beside_others(path: Path) -> None:
             pass
 
 
+def test_who_waits_to_be_alone_is_not_passed_by_those_who_come_later(path: Path) -> None:
+    ui, is_in = RecordingUi(), threading.Event()
+
+    def be_alone() -> None:
+        with appearing(CancelToken(deadline=20.0), ui=ui, alone=True):
+            is_in.set()
+
+    waiter = threading.Thread(target=be_alone)
+    with appearing(CancelToken(), ui=ui, alone=False):
+        waiter.start()
+        while not is_taken(path.with_name(module._ALONE_NAME)):
+            time.sleep(0.01)
+        with pytest.raises(Cancelled), appearing(soon_over(), ui=ui, alone=False):
+            pass
+    assert is_in.wait(10.0)
+    waiter.join()
+
+
+def is_taken(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def soon_over() -> CancelToken:
     return CancelToken(deadline=0.2)
 

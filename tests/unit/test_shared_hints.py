@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,57 @@ def test_it_is_forgotten_when_all_is_well(directory: Path) -> None:
     clock.now += 100
     budget.call_turn(Sleeper(clock))
     assert not budget.is_tight
+
+
+class Queued(CancelToken):
+    """Many wait side by side: the clock stands still meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[float] = []
+
+    def sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+def test_a_long_queue_does_not_make_the_spacing_be_forgotten(directory: Path) -> None:
+    clock = Clock()
+    builds = [Budget(directory, account="a", clock=clock) for _ in range(64)]
+    while not builds[0].is_tight or clock.now < 1030.0:
+        builds[0].throttled()
+        clock.now += 1.5
+    token = Queued()
+    for build in builds:
+        build.look_turn(token)
+        for _ in range(3):
+            build.call_turn(token)
+    assert builds[0].is_tight
+    assert 100 < max(token.waits) <= 121
+
+
+@pytest.mark.parametrize("turn", [Budget.call_turn, Budget.look_turn])
+def test_the_turns_of_cancelled_builds_are_there_for_others(
+    directory: Path, turn: Callable[[Budget, CancelToken], None]
+) -> None:
+    clock = Clock()
+    budget = Budget(directory, account="a", clock=clock)
+    budget.throttled()
+    cancelled = CancelToken()
+    cancelled.cancel()
+    turn(budget, cancelled)
+    for _ in range(200):
+        with pytest.raises(Cancelled):
+            turn(Budget(directory, account="a", clock=clock), cancelled)
+    token = Queued()
+    turn(budget, token)
+    assert sum(token.waits) < 1
+
+
+def test_what_is_of_another_boot_is_as_none(directory: Path) -> None:
+    before = Clock()
+    Budget(directory, account="a", clock=before).throttled()
+    assert Budget(directory, account="a", clock=before).is_tight
+    assert not Budget(directory, account="a", clock=lambda: 20.0).is_tight
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The timeline: rows of several builds in one SVG, and what is in its place."""
 
 import json
+import os
 import threading
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -108,6 +109,13 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     ui = RecordingUi()
     a_build(tmp_path / "none" / "t.svg", "one", ui=ui)
     assert "OSC_CHROOT_TIMELINE" in ui.text and "cannot be written" in ui.text
+
+
+def test_a_pipe_in_the_place_of_the_file_is_said(tmp_path: Path) -> None:
+    ui = RecordingUi()
+    os.mkfifo(tmp_path / "pipe")
+    a_build(tmp_path / "pipe", "one", ui=ui)
+    assert "cannot be written: File or stream is not seekable" in ui.text
 
 
 def test_names_are_only_text(tmp_path: Path) -> None:

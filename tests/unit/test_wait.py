@@ -9,6 +9,7 @@ import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud import wait as waiting
+from packer_plugin_osc_chroot.cloud.pace import Pace
 from packer_plugin_osc_chroot.cloud.wait import insist, sent_once, wait_for
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, CloudError
 from packer_plugin_osc_chroot.ui import RecordingUi
@@ -65,6 +66,21 @@ def test_the_deadline() -> None:
         wait(iter(lambda: "creating", ""), deadline=0.1)
     with pytest.raises(BuildError, match="still creating after 0 s.*Set volume_timeout higher"):
         wait(iter(lambda: "creating", ""), deadline=0.1, option="volume_timeout")
+
+
+def test_the_deadline_is_noticed_however_late_the_next_look_would_be() -> None:
+    begun = time.monotonic()
+    with pytest.raises(BuildError, match="still creating after 1 s"):
+        wait(iter(lambda: "creating", ""), deadline=1.0, pace=Pace([1000.0] * 4))
+    assert 1.0 < time.monotonic() - begun < 2.5
+
+
+def test_one_look_that_misses_it_is_no_vanishing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the look before is ago: reads are eventually consistent."""
+    monkeypatch.setattr(waiting, "SETTLE_SECONDS", 0.1)
+    wait(iter(["creating", None, "creating", None, "available"]))
+    with pytest.raises(BuildError, match="has vanished .*Somebody else"):
+        wait(iter(["creating", None, None, "available"]))
 
 
 def test_the_end_is_noticed_soon_and_few_questions_are_asked() -> None:

@@ -185,16 +185,21 @@ func (c *communicator) Download(remote string, target io.Writer) error {
 		request := &contract.DownloadRequest{CommunicatorId: c.id, Remote: remote, Pipe: path}
 		_, err := c.client.Download(ctx, request)
 		ended <- err
-		// What is in the pipe is all that comes.
+		// What is in the pipe is all that comes; after a failure nothing of it is wanted, and a service that
+		// hangs may hold its end for ever.
 		pipe.theirs.Close()
+		if err != nil {
+			pipe.ours.Close()
+		}
 	}()
-	if err := copyChunks(target, pipe.ours); err != nil {
-		return fmt.Errorf("download of %s: its content cannot be written: %w", remote, err)
+	copied := copyChunks(target, pipe.ours)
+	if copied != nil && !errors.As(copied, new(readError)) {
+		return fmt.Errorf("download of %s: its content cannot be written: %w", remote, copied)
 	}
 	if err := <-ended; err != nil {
 		return c.failed(err)
 	}
-	return nil
+	return copied
 }
 
 // UploadDir copies a tree of the host into the chroot.

@@ -241,3 +241,25 @@ func TestDownloadIntoNothingEnds(t *testing.T) {
 type fullDisk struct{}
 
 func (fullDisk) Write([]byte) (int, error) { return 0, errors.New("disk full") }
+
+func TestCancelledDownloadDoesNotWaitForAServiceThatHangs(t *testing.T) {
+	fake := newFakePython(t)
+	defer close(fake.released)
+	if err := os.WriteFile(filepath.Join(fake.root, "hang"), []byte("content"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	comm := &communicator{ctx: ctx, client: contract.NewCommunicatorClient(fake.conn), service: fake, id: "c"}
+	ended := make(chan error, 1)
+	go func() { ended <- comm.Download("/hang", io.Discard) }()
+	time.Sleep(200 * time.Millisecond)
+	cancel()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, errCancelled) {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the download goes on")
+	}
+}

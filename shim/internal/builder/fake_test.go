@@ -39,6 +39,7 @@ type fakePython struct {
 	root      string
 	mutex     sync.Mutex
 	cancelled chan struct{}
+	released  chan struct{} // what hangs goes on
 	cancels   []string
 	transfers []*contract.TransferDirRequest
 	modes     []uint32
@@ -55,6 +56,7 @@ func newFakePython(t *testing.T) *fakePython {
 	fake := &fakePython{
 		root:      filepath.Join(directory, "root"),
 		cancelled: make(chan struct{}),
+		released:  make(chan struct{}),
 		ended:     make(chan struct{}),
 		server:    grpc.NewServer(),
 	}
@@ -198,6 +200,10 @@ func (f *fakePython) Download(_ context.Context, request *contract.DownloadReque
 		return nil, err
 	}
 	defer pipe.Close()
+	if request.Remote == "/hang" {
+		// As where the file's disk does not answer: it hears of no cancel.
+		<-f.released
+	}
 	if _, err := pipe.Write(content); err != nil {
 		return nil, err
 	}
