@@ -20,9 +20,10 @@ log = logging.getLogger(__name__)
 _PARTITION_SECONDS = 15.0
 # When the kernel has not read the partition table by itself by then, it is asked to.
 _ASK_KERNEL_AFTER = 0.5
-_LOOK_EVERY = 0.05
-# How long the nodes of a new table must have been there.
-_STEADY_SECONDS = 0.3
+_LOOK_EVERY = 0.025
+# How long the nodes of a new table must have been there. Little is enough: udev answers settle's ping
+# after all that closing the disk has it do (systemd, src/udev); without udev the kernel makes them.
+_STEADY_SECONDS = 0.1
 # There where udev runs.
 _UDEV = Path("/run/udev/control")
 
