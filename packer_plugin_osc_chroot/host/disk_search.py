@@ -73,7 +73,7 @@ def find_disk(
     names another.
     """
     begun = time.monotonic()
-    seconds = min(seconds, _APPEAR_SECONDS)
+    seconds = max(0.0, min(seconds, _APPEAR_SECONDS))
     unnamed_since: float | None = None
     own_names = _own_names(volume_id, api_name)
     given = _given_path(nvme_device_path)
@@ -114,11 +114,14 @@ def find_disk(
             )
         if waited >= seconds:
             looked_for = [dev / api_name.removeprefix("/dev/")] if given is None else [given]
+            more = (
+                "; a higher link_timeout leaves it more time" if seconds < _APPEAR_SECONDS else ""
+            )
             raise BuildError(
                 f"volume {volume_id} is linked as {api_name}, and no disk of {size} GiB appeared as"
                 f" {', '.join(map(str, looked_for))} or with a serial of"
                 f" {', '.join(sorted(own_names))} within {seconds:.0f} s",
-                hint=_override_hint(api_name) + "; where it is not here, dmesg may say why",
+                hint=f"{_override_hint(api_name)}; where it is not here, dmesg may say why{more}",
                 details=_seen(before, dev=dev, sysfs=sysfs),
             )
         token.sleep(_LOOK_EVERY)

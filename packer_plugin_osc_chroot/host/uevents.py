@@ -52,6 +52,9 @@ def _wait(
     token: CancelToken,
 ) -> bool:
     ends = time.monotonic() + seconds
+    poller = select.poll()
+    if events is not None:
+        poller.register(events, select.POLLIN)
     while True:
         token.check()
         if happened():
@@ -62,7 +65,7 @@ def _wait(
         if events is None:
             token.sleep(min(left, _LOOK_EVERY))
             continue
-        select.select([events], [], [], min(left, _LOOK_EVERY))
+        poller.poll(min(left, _LOOK_EVERY) * 1000)
         # Lost ones (ENOBUFS) tell as much as those that are there.
         with suppress(OSError):
             while events.recv(_DATAGRAM):
