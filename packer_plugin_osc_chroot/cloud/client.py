@@ -157,6 +157,7 @@ class Cloud:
         return Pace(
             self._wait_times.of(kind),
             learn=lambda seconds: self._wait_times.add(kind, seconds),
+            forget=lambda: self._wait_times.forget(kind),
             turn=self._budget.look_turn,
             sign=sign,
         )

@@ -31,6 +31,9 @@ _LIKE = 0.8
 _BELIEVED = 4.0
 # A few waits say little about how much they differ.
 _FEW = 3
+# An end that is known no better than that says little: of a second where a sign did not come.
+_VAGUE_SECONDS = 1.2
+_VAGUE_SHARE = 2 * NOTICE_SHARE
 
 # Waits up to that many seconds for a sign; true when there is one.
 Sign = Callable[[float, CancelToken], bool]
@@ -40,8 +43,8 @@ class Pace:
     """The pace of one wait, from its making on.
 
     `earlier` is how long the same kind took before, in seconds; `learn` is told how long this one
-    took. `turn` waits until a look may be sent (see `cloud/budget.py`). `first` is when to look first,
-    where that is known.
+    took, and `forget` is called where the earlier ones are wrong. `turn` waits until a look may be sent
+    (see `cloud/budget.py`). `first` is when to look first, where that is known.
     """
 
     def __init__(
@@ -49,14 +52,16 @@ class Pace:
         earlier: Sequence[float] = (),
         *,
         learn: Callable[[float], None] = lambda seconds: None,
+        forget: Callable[[], None] = lambda: None,
         turn: Callable[[CancelToken], None] = lambda token: None,
         sign: Sign | None = None,
         first: float | None = None,
     ) -> None:
-        self._earlier = earlier
+        self._earlier = usual(earlier)
         self._first = first
         self._came = 0
         self._learn = learn
+        self._forget = forget
         self._turn = turn
         self._sign = sign
         self._begun = self._asked = time.monotonic()
@@ -95,9 +100,17 @@ class Pace:
         self._rest(min(max(pause - took, pause / 2), max(latest, 0.0)), token)
 
     def ended(self) -> None:
-        """The last look found it finished: somewhere between that look and the one before."""
+        """The last look found it finished: somewhere between that look and the one before.
+
+        Looks that are far between, as those of throttled builds are, tell too little to be learnt.
+        """
         elapsed = time.monotonic() - self._begun
-        self._learn(elapsed if self._came else (self._unfinished + elapsed) / 2)
+        if self._came:
+            self._learn(elapsed)
+        elif elapsed - self._unfinished <= max(_VAGUE_SECONDS, elapsed * _VAGUE_SHARE):
+            self._learn((self._unfinished + elapsed) / 2)
+        elif self._earlier and elapsed < min(self._earlier):
+            self._forget()
 
     def _rest(self, seconds: float, token: CancelToken) -> None:
         if self._sign is None:
@@ -107,6 +120,11 @@ class Pace:
             self._came = 1
         self._turn(token)
         self._asked = time.monotonic()
+
+
+def usual(earlier: Sequence[float]) -> Sequence[float]:
+    """Without the longest, where there are enough: what was in its way would cost looks each time."""
+    return sorted(earlier)[:-1] if len(earlier) > _FEW else earlier
 
 
 def first_look(earlier: Sequence[float], *, signs: bool = False) -> float:

@@ -6,6 +6,8 @@ no matter.
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,23 @@ class WaitTimes:
             return list(self._known.get(self._key(kind), ()))
 
     def add(self, kind: str, seconds: float) -> None:
-        key = self._key(kind)
-        with self._lock:
-            self._read()
-            times = [*self._known.pop(key, []), round(seconds, 3)]
+        with self._changed():
+            times = [*self._known.pop(self._key(kind), []), round(seconds, 3)]
             # At the end: what was not used for longest is dropped first.
-            self._known[key] = times[-_TIMES:]
+            self._known[self._key(kind)] = times[-_TIMES:]
             while len(self._known) > _KINDS:
                 del self._known[next(iter(self._known))]
+
+    def forget(self, kind: str) -> None:
+        """What was learnt of it is not so any more."""
+        with self._changed():
+            self._known.pop(self._key(kind), None)
+
+    @contextmanager
+    def _changed(self) -> Iterator[None]:
+        with self._lock:
+            self._read()
+            yield
             if self._path is not None:
                 replace_private(self._path, json.dumps(self._known).encode())
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from packer_plugin_osc_chroot.cancel import CancelToken
-from packer_plugin_osc_chroot.cloud.pace import Pace, first_look, next_look
+from packer_plugin_osc_chroot.cloud.pace import Pace, first_look, next_look, usual
 
 # A call of the API takes so long.
 CALL = 0.05
@@ -107,6 +107,42 @@ def test_what_is_learnt_lies_between_the_last_two_looks() -> None:
     pace.before_first(CancelToken())
     pace.ended()
     assert 0.08 < learnt[0] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("gap", "earlier", "wanted"),
+    [
+        (0.3, [], "learnt"),
+        (4.0, [], "nothing"),
+        (4.0, [5.0], "nothing"),
+        (4.0, [9.0, 30.0], "forgotten"),
+        (0.3, [9.0], "learnt"),
+    ],
+)
+def test_an_end_between_looks_far_apart_is_not_learnt(
+    gap: float, earlier: list[float], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    heard: list[str] = []
+    pace = Pace(
+        earlier, learn=lambda _: heard.append("learnt"), forget=lambda: heard.append("forgotten")
+    )
+    monkeypatch.setattr(pace, "_rest", lambda *_: None)
+    now += 2.0
+    pace.before_next(CancelToken())
+    now += gap
+    pace.ended()
+    assert heard == ([] if wanted == "nothing" else [wanted])
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_a_wait_that_took_longer_than_all_others_costs_no_looks(progress: bool) -> None:
+    earlier = [20.0, 20.04, 29.0, 20.02, 20.06]
+    assert usual(earlier) == [20.0, 20.02, 20.04, 20.06]
+    assert usual(earlier[:3]) == earlier[:3]
+    few = looks(20.03, usual(earlier), progress=progress)
+    assert len(few) < len(looks(20.03, earlier, progress=progress)) - 4
 
 
 def test_each_look_takes_its_turn() -> None:

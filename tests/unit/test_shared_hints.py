@@ -56,6 +56,9 @@ def test_times_are_shared_and_few(directory: Path) -> None:
     for number in range(200):
         second.add(f"kind {number}", 1.0)
     assert first.of("volume") == [] and first.of("kind 199") == [1.0]
+    second.forget("kind 199")
+    second.forget("kind 199")
+    assert first.of("kind 199") == [] and first.of("kind 198") == [1.0]
     (file,) = directory.iterdir()
     assert file.stat().st_size < 8192 and file.stat().st_mode & 0o777 == 0o600
 
