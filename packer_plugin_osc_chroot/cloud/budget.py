@@ -2,8 +2,9 @@
 
 OUTSCALE's rates are not published and differ by account, so they are found out: after a call that was
 throttled, calls are spaced, more widely each time, and less so again as long as none is. Looks of waits
-take a third of what there is, so that calls that get a build on come first. The spacing, and whose
-turn is when, is in a file that the builds of one user share; without it, each build has its own.
+are further apart then and take half of what there is, so that calls that get a build on come first. The
+spacing, and whose turn is when, is in a file that the builds of one user share; without it, each build
+has its own.
 
 Times are of the kernel's monotonic clock, which all processes share until the next boot.
 """
@@ -34,21 +35,26 @@ _WIDEST_SPACING = 2.0
 _WIDEN = 1.2
 _NARROW = 0.95
 # Calls that are throttled together count as one; and so long after the last the spacing narrows.
-_TOGETHER_SECONDS = 1.0
+_TOGETHER_SECONDS = 0.5
 _NARROW_AFTER = 3.0
 # No turn is further away than that, and a spacing is forgotten that so long nothing has changed.
 _FURTHEST = 120.0
 _LOCK_SECONDS = 0.2
-# A look has so many times the spacing of a call to itself.
-_LOOK_SHARE = 3.0
+# A look has so many times the spacing of a call to itself, and a wait looks no more often than that.
+_LOOK_SHARE = 2.0
+_LOOK_APART = 5.0
 
 
 @dataclass
 class _Shared:
-    """`spacing` is 0 as long as nothing was throttled. `call` and `look` are the next free turns."""
+    """`spacing` is 0 as long as nothing was throttled. `call` and `look` are the next free turns.
+
+    `changed` is when the spacing last did, `widened` when it last became wider.
+    """
 
     spacing: float = 0.0
     changed: float = 0.0
+    widened: float = 0.0
     call: float = 0.0
     look: float = 0.0
 
@@ -76,17 +82,35 @@ class Budget:
         with self._lock, self._state(create=False) as state:
             return state.spacing > 0
 
-    def call_turn(self, token: CancelToken) -> None:
-        """Wait for the turn of a call. Raises Cancelled."""
+    @property
+    def look_pause(self) -> float:
+        """Seconds that the looks of a wait are apart at least: 0 where nothing was throttled lately."""
         with self._lock, self._state(create=False) as state:
-            now = self._clock()
-            self._narrow(state, now)
-            if not state.spacing:
+            return state.spacing * _LOOK_APART
+
+    def call_turn(self, token: CancelToken) -> None:
+        """Wait for the turn of a call. Raises Cancelled.
+
+        Where the spacing became wider meanwhile, those who wait queue anew: a queue that still went too
+        fast would be refused, and widen it further than need be.
+        """
+        widened: float | None = None
+        while True:
+            with self._lock, self._state(create=False) as state:
+                now = self._clock()
+                if state.widened == widened:
+                    return
+                self._narrow(state, now)
+                if not state.spacing:
+                    return
+                turn = max(now, state.call)
+                taken = state.spacing
+                state.call = turn + taken
+                widened = state.widened
+            if turn <= now:
                 return
-            turn = max(now, state.call)
-            taken = state.spacing
-            state.call = turn + taken
-        self._await(turn - now, token, call=taken)
+            with self._given_back(call=taken, widened=widened):
+                token.sleep(turn - now)
 
     def look_turn(self, token: CancelToken) -> None:
         """Wait for the turn of a look, which has yet to take that of a call. Raises Cancelled."""
@@ -97,7 +121,10 @@ class Budget:
             turn = max(now, state.call, state.look)
             taken = state.spacing * _LOOK_SHARE
             state.look = turn + taken
-        self._await(turn - now, token, look=taken)
+            widened = state.widened
+        if turn > now:
+            with self._given_back(look=taken, widened=widened):
+                token.sleep(turn - now)
 
     def throttled(self) -> None:
         """A call was refused for the rate: all are spaced more widely from now on."""
@@ -107,21 +134,22 @@ class Budget:
                 return
             wider = state.spacing * _WIDEN * random.uniform(0.95, 1.05)
             state.spacing = min(max(_FIRST_SPACING, wider), _WIDEST_SPACING)
-            state.changed = now
+            state.changed = state.widened = now
+            state.call = now + state.spacing
             log.info("throttled: one call each %.2f s from now on", state.spacing)
 
-    def _await(
-        self, seconds: float, token: CancelToken, *, call: float = 0.0, look: float = 0.0
-    ) -> None:
+    @contextmanager
+    def _given_back(
+        self, *, widened: float, call: float = 0.0, look: float = 0.0
+    ) -> Iterator[None]:
         """What a cancelled build would have used is there for others, and for its own undoing."""
-        if seconds <= 0:
-            return
         try:
-            token.sleep(seconds)
+            yield
         except Cancelled:
             with self._lock, self._state(create=False) as state:
-                state.call -= call
-                state.look -= look
+                if state.widened == widened:
+                    state.call -= call
+                    state.look -= look
             raise
 
     def _narrow(self, state: _Shared, now: float) -> None:
@@ -166,7 +194,7 @@ def _parse(data: bytes, *, now: float) -> _Shared:
         )
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return _Shared()
-    turns = (state.changed, state.call, state.look)
+    turns = (state.changed, state.widened, state.call, state.look)
     sound = all(map(math.isfinite, turns)) and 0 <= state.spacing <= _WIDEST_SPACING
     # What changed in the time to come is of another boot.
     if not sound or not 0 <= now - state.changed < _FURTHEST:

@@ -159,6 +159,7 @@ class Cloud:
             learn=lambda seconds: self._wait_times.add(kind, seconds),
             forget=lambda: self._wait_times.forget(kind),
             turn=self._budget.look_turn,
+            apart=lambda: self._budget.look_pause,
             sign=sign,
         )
 

@@ -44,7 +44,8 @@ class Pace:
 
     `earlier` is how long the same kind took before, in seconds; `learn` is told how long this one
     took, and `forget` is called where the earlier ones are wrong. `turn` waits until a look may be sent
-    (see `cloud/budget.py`). `first` is when to look first, where that is known.
+    (see `cloud/budget.py`), and `apart` says how many seconds they must be apart. `first` is when to
+    look first, where that is known.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Pace:
         learn: Callable[[float], None] = lambda seconds: None,
         forget: Callable[[], None] = lambda: None,
         turn: Callable[[CancelToken], None] = lambda token: None,
+        apart: Callable[[], float] = lambda: 0.0,
         sign: Sign | None = None,
         first: float | None = None,
     ) -> None:
@@ -63,6 +65,7 @@ class Pace:
         self._learn = learn
         self._forget = forget
         self._turn = turn
+        self._apart = apart
         self._sign = sign
         self._begun = self._asked = time.monotonic()
         # When a look last found it unfinished.
@@ -72,7 +75,7 @@ class Pace:
         """Wait until the first look is worth while. Raises Cancelled."""
         first = self._first
         if first is None:
-            first = first_look(self._earlier, signs=self._sign is not None)
+            first = max(first_look(self._earlier, signs=self._sign is not None), self._apart())
         self._rest(max(0.0, self._begun + first - time.monotonic()), token)
 
     def may_end_within(self, seconds: float) -> bool:
@@ -96,6 +99,8 @@ class Pace:
             # The API is about to show what this machine shows already.
             pause = min(pause, _CLOSE_SECONDS / 2 * self._came)
             self._came *= 2
+        else:
+            pause = max(pause, self._apart())
         # The call takes a while, and tells what is at its end rather than at its beginning.
         self._rest(min(max(pause - took, pause / 2), max(latest, 0.0)), token)
 

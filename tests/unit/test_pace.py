@@ -145,6 +145,27 @@ def test_a_wait_that_took_longer_than_all_others_costs_no_looks(progress: bool) 
     assert len(few) < len(looks(20.03, earlier, progress=progress)) - 4
 
 
+def test_looks_are_apart_where_calls_are_throttled(monkeypatch: pytest.MonkeyPatch) -> None:
+    rests: list[float] = []
+    token = CancelToken()
+    monkeypatch.setattr(token, "sleep", rests.append)
+    pace = Pace(apart=lambda: 7.0)
+    pace.before_first(token)
+    pace.before_next(token)
+    assert rests == [pytest.approx(7.0, abs=0.5)] * 2
+    # What this machine shows already needs no such pause.
+    waited: list[float] = []
+
+    def sign(seconds: float, token: CancelToken) -> bool:
+        waited.append(seconds)
+        return True
+
+    pace = Pace(apart=lambda: 7.0, sign=sign)
+    pace.before_first(token)
+    pace.before_next(token)
+    assert waited == [pytest.approx(7.0, abs=0.5)] and rests[-1] < 1
+
+
 def test_each_look_takes_its_turn() -> None:
     turns: list[CancelToken] = []
     token = CancelToken()
