@@ -43,13 +43,17 @@ _LOCK_SECONDS = 0.2
 # A look has so many times the spacing of a call to itself, and a wait looks no more often than that.
 _LOOK_SHARE = 2.0
 _LOOK_APART = 5.0
+# Numbers of turns that make sense.
+_MOST_TURNS = 1e12
 
 
 @dataclass
 class _Shared:
     """`spacing` is 0 as long as nothing was throttled. `call` and `look` are the next free turns.
 
-    `changed` is when the spacing last did, `widened` when it last became wider.
+    `changed` is when the spacing last did, `widened` when it last became wider: to `wide`. The turns of
+    calls are numbered: `number` is that of the next free one, all below `gone` have had theirs, and
+    `first` was the first that had not at `widened`.
     """
 
     spacing: float = 0.0
@@ -57,6 +61,10 @@ class _Shared:
     widened: float = 0.0
     call: float = 0.0
     look: float = 0.0
+    wide: float = 0.0
+    number: float = 0.0
+    gone: float = 0.0
+    first: float = 0.0
 
 
 class Budget:
@@ -91,24 +99,30 @@ class Budget:
     def call_turn(self, token: CancelToken) -> None:
         """Wait for the turn of a call. Raises Cancelled.
 
-        Where the spacing became wider meanwhile, those who wait queue anew: a queue that still went too
-        fast would be refused, and widen it further than need be.
+        Where the spacing became wider meanwhile, those who wait keep to it, in the same order: a queue
+        that still went too fast would be refused, and widen it further than need be.
         """
+        number = -1.0
         widened: float | None = None
         while True:
             with self._lock, self._state(create=False) as state:
                 now = self._clock()
-                if state.widened == widened:
+                turn = now
+                if state.widened != widened:
+                    self._narrow(state, now)
+                    widened = state.widened
+                    if not 0 <= number < state.number:
+                        number = state.number
+                        turn, taken = max(now, state.call), state.spacing
+                        if state.spacing:
+                            state.number += 1
+                            state.call = turn + taken
+                    elif state.spacing:
+                        taken = state.wide
+                        turn = state.widened + taken * (number - state.first + 1)
+                if turn <= now or not state.spacing:
+                    state.gone = min(max(state.gone, number + 1), state.number)
                     return
-                self._narrow(state, now)
-                if not state.spacing:
-                    return
-                turn = max(now, state.call)
-                taken = state.spacing
-                state.call = turn + taken
-                widened = state.widened
-            if turn <= now:
-                return
             with self._given_back(call=taken, widened=widened):
                 token.sleep(turn - now)
 
@@ -135,7 +149,9 @@ class Budget:
             wider = state.spacing * _WIDEN * random.uniform(0.95, 1.05)
             state.spacing = min(max(_FIRST_SPACING, wider), _WIDEST_SPACING)
             state.changed = state.widened = now
-            state.call = now + state.spacing
+            state.wide, state.first = state.spacing, state.gone
+            queue = state.number - state.gone
+            state.call = max(state.call, now + state.spacing * (queue + 1))
             log.info("throttled: one call each %.2f s from now on", state.spacing)
 
     @contextmanager
@@ -150,6 +166,8 @@ class Budget:
                 if state.widened == widened:
                     state.call -= call
                     state.look -= look
+                    if call:
+                        state.number = max(state.gone, state.number - 1)
             raise
 
     def _narrow(self, state: _Shared, now: float) -> None:
@@ -195,7 +213,12 @@ def _parse(data: bytes, *, now: float) -> _Shared:
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return _Shared()
     turns = (state.changed, state.widened, state.call, state.look)
-    sound = all(map(math.isfinite, turns)) and 0 <= state.spacing <= _WIDEST_SPACING
+    sound = (
+        all(map(math.isfinite, turns))
+        and 0 <= state.spacing <= _WIDEST_SPACING
+        and 0 <= state.wide <= _WIDEST_SPACING
+        and 0 <= state.first <= state.gone <= state.number < _MOST_TURNS
+    )
     # What changed in the time to come is of another boot.
     if not sound or not 0 <= now - state.changed < _FURTHEST:
         return _Shared()

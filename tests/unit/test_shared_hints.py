@@ -202,6 +202,7 @@ class Crowd:
         self._left, self._at = 1.0, self.clock.now
         self.taken: list[float] = []
         self.refused: list[float] = []
+        self.waits: list[float] = []
 
     def run(self, *, callers: int, calls: int) -> None:
         """Threads that take turns: the one whose sleep ends first goes on."""
@@ -218,8 +219,10 @@ class Crowd:
         token.sleep = self._sleep  # type: ignore[method-assign]
         for _ in range(calls):
             while True:
+                begun = self.clock.now
                 budget.call_turn(token)
                 with self._lock:
+                    self.waits.append(self.clock.now - begun)
                     taken = self._is_taken()
                 if taken:
                     break
@@ -265,6 +268,15 @@ def test_a_crowd_uses_most_of_what_there_is(directory: Path, limit: float, refus
     assert len(crowd.taken) == 128
     assert crowd.taken[-1] - crowd.taken[0] < 127 / limit * 1.3
     assert len(crowd.refused) < refused
+
+
+def test_nobody_in_a_crowd_is_passed_by_those_who_came_later(directory: Path) -> None:
+    """Those who waited while the spacing became wider keep their place in the queue."""
+    random.seed(8)
+    crowd = Crowd(directory, limit=1.0)
+    crowd.run(callers=32, calls=6)
+    assert len(crowd.refused) > 10
+    assert max(crowd.waits) < 32 / 1.0 * 1.5
 
 
 def test_it_is_forgotten_when_all_is_well(directory: Path) -> None:
@@ -337,6 +349,8 @@ def test_what_is_of_another_boot_is_as_none(directory: Path) -> None:
         b'{"spacing": "x"}',
         b'{"spacing": 1, "call": 1e300}',
         b'{"spacing": 1, "changed": -1000}',
+        b'{"spacing": 1, "number": 1e300}',
+        b'{"spacing": 1, "gone": 7}',
     ],
 )
 def test_a_budget_that_is_corrupt_is_as_none(directory: Path, content: bytes) -> None:
