@@ -113,7 +113,8 @@ class FirstCalls:
 def _age(known: Mapping[str, Any]) -> float:
     """In seconds; infinite for what has no time, or one to come."""
     at = known.get("at")
-    age = time.time() - at if isinstance(at, int | float) else -1.0
+    # The largest numbers of JSON are no floats.
+    age = time.time() - at if isinstance(at, int | float) and abs(at) < 1e12 else -1.0
     return age if age >= 0 else float("inf")
 
 

@@ -460,6 +460,10 @@ def test_builds_with_good_keys_wait_for_one_call_only(directory: Path) -> None:
     for content in (b"", b"[1]", b'{"x": 1}', b'{"x": {"at": "y", "codes": 1}}', b"\xff"):
         replace_private(directory / "first-calls.json", content)
         call(first_calls(directory), sent)
+    file = directory / "first-calls.json"
+    (keys,) = json.loads(file.read_bytes())
+    file.write_text(json.dumps({keys: {"at": 10**400, "action": "ReadVms"}}))
+    call(first_calls(directory), sent)
     call(first_calls(None), sent)
 
 
