@@ -6,9 +6,12 @@ whichever way it does. What an earlier packer left in the file is replaced.
 """
 
 import dataclasses
+import errno
 import fcntl
 import json
+import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +45,8 @@ _TOP = 40
 _CHARACTER = 6.5
 # What of a label has room, in characters.
 _LABEL = 26
+# No file of ours is larger, in characters.
+_LARGEST = 16 << 20
 # Files of ours begin like this; all that they were made from is in the comment.
 _DATA = re.compile(r"<!-- osc-chroot (\{.*\}) -->")
 
@@ -81,9 +86,12 @@ def timeline(
 def _add(path: Path, row: Row, *, run: str) -> None:
     """Add a row to what other builds of the same packer have written."""
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
+        # A device may have no end.
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
-        rows = [*_rows(file.read(), run=run), row]
+        rows = [*_rows(file.read(_LARGEST), run=run), row]
         file.truncate(0)
         file.write(draw(rows, run=run))
 

@@ -111,11 +111,18 @@ def test_a_file_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert "OSC_CHROOT_TIMELINE" in ui.text and "cannot be written" in ui.text
 
 
-def test_a_pipe_in_the_place_of_the_file_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("pipe", "File or stream is not seekable"), ("/dev/null", "it is no regular file")],
+)
+def test_a_pipe_or_device_in_the_place_of_the_file_is_said(
+    tmp_path: Path, place: str, said: str
+) -> None:
+    """A device such as /dev/zero would be read for ever."""
     ui = RecordingUi()
     os.mkfifo(tmp_path / "pipe")
-    a_build(tmp_path / "pipe", "one", ui=ui)
-    assert "cannot be written: File or stream is not seekable" in ui.text
+    a_build(tmp_path / place, "one", ui=ui)
+    assert f"cannot be written: {said}" in ui.text
 
 
 def test_names_are_only_text(tmp_path: Path) -> None:
