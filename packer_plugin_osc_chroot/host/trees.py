@@ -288,7 +288,15 @@ class FileWriter:
         had = os.fstat(self._old).st_size
         try:
             if size := os.fstat(self._fd).st_size:
-                os.posix_fallocate(self._old, 0, size)
+                try:
+                    os.posix_fallocate(self._old, 0, size)
+                except OSError as error:
+                    # On a filesystem that has no such call (ext2, ext3, NFS 3) the C library writes
+                    # instead, after a look at what is there, which this descriptor does not allow.
+                    if error.errno != errno.EBADF:
+                        raise
+                    if size > had:
+                        os.posix_fallocate(self._old, had, size - had)
         except OSError:
             os.ftruncate(self._old, had)
             raise
