@@ -163,11 +163,11 @@ class Budget:
             yield
         except Cancelled:
             with self._lock, self._state(create=False) as state:
-                if state.widened == widened:
-                    state.call -= call
-                    state.look -= look
-                    if call:
-                        state.number = max(state.gone, state.number - 1)
+                still = state.widened == widened
+                state.look -= look if still else 0.0
+                if call:
+                    state.call -= call if still else state.wide
+                    state.number = max(state.gone, state.number - 1)
             raise
 
     def _narrow(self, state: _Shared, now: float) -> None:

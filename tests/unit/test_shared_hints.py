@@ -331,6 +331,27 @@ def test_the_turns_of_cancelled_builds_are_there_for_others(
     assert sum(token.waits) < 1
 
 
+def test_turns_that_were_moved_before_a_cancel_are_there_for_others(directory: Path) -> None:
+    clock = Clock()
+    budget = Budget(directory, account="a", clock=clock)
+    budget.throttled()
+
+    def throttled_and_cancelled(seconds: float) -> None:
+        clock.now += 0.6
+        budget.throttled()
+        raise Cancelled("build was cancelled")
+
+    token = CancelToken()
+    token.sleep = throttled_and_cancelled  # type: ignore[method-assign]
+    for _ in range(8):
+        with pytest.raises(Cancelled):
+            budget.call_turn(token)
+    queued = Queued()
+    budget.call_turn(queued)
+    (file,) = directory.iterdir()
+    assert sum(queued.waits) <= json.loads(file.read_bytes())["spacing"] * 1.1
+
+
 def test_what_is_of_another_boot_is_as_none(directory: Path) -> None:
     before = Clock()
     Budget(directory, account="a", clock=before).throttled()
