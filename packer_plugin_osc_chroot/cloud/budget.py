@@ -190,7 +190,12 @@ class Budget:
             if not lock_private(opened, seconds=_LOCK_SECONDS):
                 yield self._own
                 return
-            state = _parse(os.pread(opened, 4096, 0), now=self._clock())
+            try:
+                state = _parse(os.pread(opened, 4096, 0), now=self._clock())
+            except OSError as error:
+                log.debug("%s: %s", self._path, error)
+                yield self._own
+                return
             before = asdict(state)
             yield state
             if asdict(state) != before:

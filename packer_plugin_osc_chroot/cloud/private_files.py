@@ -96,12 +96,16 @@ def lock_private(file: int, *, seconds: float) -> bool:
 
 
 def read_private(path: Path) -> bytes:
-    """What it holds; nothing where there is no such file of ours."""
+    """What it holds; nothing where there is no such file of ours, or it cannot be read."""
     opened = open_private(path)
     if opened is None:
         return b""
     with os.fdopen(opened, "rb") as file:
-        return file.read(_LARGEST)
+        try:
+            return file.read(_LARGEST)
+        except OSError as error:
+            log.debug("%s: %s", path, error)
+            return b""
 
 
 def replace_private(path: Path, data: bytes) -> None:

@@ -19,7 +19,11 @@ from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.cloud.budget import Budget
 from packer_plugin_osc_chroot.cloud.credentials import Credentials
 from packer_plugin_osc_chroot.cloud.first_call import FirstCalls
-from packer_plugin_osc_chroot.cloud.private_files import private_directory, replace_private
+from packer_plugin_osc_chroot.cloud.private_files import (
+    private_directory,
+    read_private,
+    replace_private,
+)
 from packer_plugin_osc_chroot.cloud.wait_times import WaitTimes
 from packer_plugin_osc_chroot.errors import Cancelled, CloudError
 
@@ -112,6 +116,10 @@ def test_what_others_may_have_put_there_is_not_read(directory: Path, plant: str)
     assert times.of("volume") == [3.0]
     if plant == "link":
         assert (directory / "elsewhere").read_text() == content
+
+
+def test_what_cannot_be_read_is_no_failure() -> None:
+    assert read_private(Path("/proc/self/mem")) == b""
 
 
 def test_what_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
@@ -409,11 +417,11 @@ def test_a_holder_that_was_stopped_holds_up_nobody(directory: Path) -> None:
     assert budget.is_tight
 
 
-@pytest.mark.parametrize(("owner", "call"), [(os, "pwrite"), (fcntl, "flock")])
+@pytest.mark.parametrize(("owner", "call"), [(os, "pwrite"), (os, "pread"), (fcntl, "flock")])
 def test_a_budget_that_cannot_be_shared_is_this_build_s_own(
     directory: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, call: str
 ) -> None:
-    """A full disk, a network filesystem without locks: no call of the API fails for that."""
+    """A full disk, a bad one, a network filesystem without locks: no call of the API fails for it."""
     shared = Budget(directory, account="a")
     shared.throttled()
 
