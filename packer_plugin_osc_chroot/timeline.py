@@ -7,7 +7,6 @@ whichever way it does. What an earlier packer left in the file is replaced.
 
 import dataclasses
 import errno
-import fcntl
 import json
 import os
 import re
@@ -19,6 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from packer_plugin_osc_chroot.cloud.private_files import lock_private
 from packer_plugin_osc_chroot.phases import Timing
 from packer_plugin_osc_chroot.ui import Ui
 
@@ -45,6 +45,8 @@ _TOP = 40
 _CHARACTER = 6.5
 # What of a label has room, in characters.
 _LABEL = 26
+# Another build adds its row in a moment, unless it was stopped: no build ends later for that.
+_LOCK_SECONDS = 5.0
 # No file of ours is larger, in characters.
 _LARGEST = 16 << 20
 # Files of ours begin like this; all that they were made from is in the comment.
@@ -89,7 +91,8 @@ def _add(path: Path, row: Row, *, run: str) -> None:
         # A device may have no end.
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not lock_private(file.fileno(), seconds=_LOCK_SECONDS):
+            raise OSError(errno.EAGAIN, "another process has it locked")
         file.seek(0)
         rows = [*_rows(file.read(_LARGEST), run=run), row]
         file.truncate(0)

@@ -1,5 +1,6 @@
 """The timeline: rows of several builds in one SVG, and what is in its place."""
 
+import fcntl
 import json
 import os
 import threading
@@ -123,6 +124,22 @@ def test_a_pipe_or_device_in_the_place_of_the_file_is_said(
     os.mkfifo(tmp_path / "pipe")
     a_build(tmp_path / place, "one", ui=ui)
     assert f"cannot be written: {said}" in ui.text
+
+
+def test_a_file_that_another_process_has_locked_holds_up_no_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a build that was stopped does."""
+    monkeypatch.setattr("packer_plugin_osc_chroot.timeline._LOCK_SECONDS", 0.1)
+    ui = RecordingUi()
+    path = tmp_path / "t.svg"
+    with open(path, "w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        build = threading.Thread(target=a_build, args=(path, "one"), kwargs={"ui": ui})
+        build.start()
+        build.join(5)
+        assert not build.is_alive()
+    assert "cannot be written: another process has it locked" in ui.text
 
 
 def test_names_are_only_text(tmp_path: Path) -> None:
