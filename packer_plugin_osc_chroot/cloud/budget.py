@@ -120,6 +120,7 @@ class Budget:
                     elif state.spacing:
                         taken = state.wide
                         turn = state.widened + taken * (number - state.first + 1)
+                        turn = min(turn, now + _FURTHEST)
                 if turn <= now or not state.spacing:
                     state.gone = min(max(state.gone, number + 1), state.number)
                     return

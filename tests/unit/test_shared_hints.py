@@ -360,6 +360,30 @@ def test_turns_that_were_moved_before_a_cancel_are_there_for_others(directory: P
     assert sum(queued.waits) <= json.loads(file.read_bytes())["spacing"] * 1.1
 
 
+def test_no_turn_is_moved_further_than_two_minutes(directory: Path) -> None:
+    """Whatever became of the file meanwhile."""
+    clock = Clock()
+    budget = Budget(directory, account="a", clock=clock)
+    budget.throttled()
+    (file,) = directory.iterdir()
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        clock.now += seconds
+        now = clock.now
+        odd = {"spacing": 1, "changed": now, "widened": now, "wide": 2, "number": 1e9}
+        file.write_text(json.dumps(odd if len(waits) == 1 else {}))
+
+    token = CancelToken()
+    token.sleep = sleep  # type: ignore[method-assign]
+    file.write_text(
+        json.dumps({"spacing": 1, "changed": 1000, "call": 1003, "number": 1e6, "gone": 1e6})
+    )
+    budget.call_turn(token)
+    assert len(waits) == 2 and max(waits) <= 121
+
+
 def test_what_is_of_another_boot_is_as_none(directory: Path) -> None:
     before = Clock()
     Budget(directory, account="a", clock=before).throttled()
