@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from bench.memory import Peak
@@ -152,7 +152,8 @@ def inside(subject: Subject, scale: Scale) -> Measured:
 
 def straight(subject: Subject, scale: Scale) -> Measured:
     """Transfers through shim and service alone, and the memory of these when Packer makes them."""
-    with _files(subject.directory / "straight", scale.straight_size, scale.straight_files) as local:
+    with tempfile.TemporaryDirectory(prefix="straight-", dir=subject.directory) as name:
+        local = _filled(Path(name), scale.straight_size, 0)
         provisioners = [
             _up(f"{local}/big", "/root/big"),
             _down("/root/big", f"{local}/copy"),
@@ -164,51 +165,49 @@ def straight(subject: Subject, scale: Scale) -> Measured:
         yield from _memory(f"{size} up and down", built.memory)
         if subject.needs_proxy:
             return
-        root = local.parent / "root"
-        root.mkdir()
         with transfers(local.parent) as through:
-            for name in ("upload", "download"):
-                cp = _copied(local)
-                sample = Sample(through.seconds(name), cp)
-                yield Figure(f"straight: {name} of {size}", "s", "cp"), sample
-            (local / "back").unlink()
-            for name in ("upload", "download"):
-                tar = _tarred(local)
-                sample = Sample(through.seconds(f"{name}_tree"), tar)
-                figure = Figure(f"straight: {name} of {scale.straight_files} files", "s", "tar")
-                yield figure, sample
+            for way in ("upload", "download"):
+                sample = Sample(bound=_copied(local), value=through.seconds(way))
+                yield Figure(f"straight: {way} of {size}", "s", "cp"), sample
+    with (
+        _files(subject.directory / "straight", 0, scale.straight_files) as local,
+        transfers(local.parent) as through,
+    ):
+        for way in ("upload", "download"):
+            sample = Sample(bound=_tarred(local), value=through.seconds(f"{way}_tree"))
+            yield Figure(f"straight: {way} of {scale.straight_files} files", "s", "tar"), sample
+
+
+def _filled(directory: Path, size: int, files: int) -> Path:
+    """A new directory `local` in that one, with a file `big` and a tree `few` of small files."""
+    local = directory / "local"
+    (local / "few").mkdir(parents=True)
+    with open(local / "big", "wb") as file:
+        for _ in range(0, size, 1 << 20):
+            file.write(os.urandom(1 << 20))
+    for number in range(files):
+        (local / "few" / f"{number:05}").write_bytes(b"x" * 1000)
+    return local
 
 
 @contextmanager
 def _files(directory: Path, size: int, files: int) -> Iterator[Path]:
-    """A directory `local` in that one, with a file `big` and a tree `few` of small files.
+    """`_filled` on an ext4 of its own, at a directory that is made.
 
-    On a filesystem of its own: ext4 avoids inodes that were freed in the last minutes and looks at each
-    of them, so that files are made slowly where as many have just been removed (linux,
-    fs/ext4/ialloc.c: recently_deleted).
+    ext4 avoids inodes that were freed in the last minutes and looks at each of them, so that files are
+    made slowly where as many have just been removed (linux, fs/ext4/ialloc.c: recently_deleted).
     """
-    image = directory.with_suffix(".img")
-    with open(image, "wb") as sparse:
-        sparse.truncate(6 * size + (files << 15) + (64 << 20))
-    made = ["-q", "-m0", "-i8192", "-Elazy_itable_init=0,lazy_journal_init=0"]
-    subprocess.run(["mkfs.ext4", *made, str(image)], check=True)
     directory.mkdir()
-    try:
-        subprocess.run(["mount", "-o", "loop", str(image), str(directory)], check=True)
-        try:
-            local = directory / "local"
-            (local / "few").mkdir(parents=True)
-            with open(local / "big", "wb") as file:
-                for _ in range(0, size, 1 << 20):
-                    file.write(os.urandom(1 << 20))
-            for number in range(files):
-                (local / "few" / f"{number:05}").write_bytes(b"x" * 1000)
-            yield local
-        finally:
-            subprocess.run(["umount", str(directory)], check=True)
-    finally:
-        directory.rmdir()
-        image.unlink()
+    with ExitStack() as stack:
+        stack.callback(directory.rmdir)
+        beside = directory.parent
+        image = stack.enter_context(tempfile.NamedTemporaryFile(prefix="files-", dir=beside))
+        image.truncate(6 * size + (files << 15) + (128 << 20))
+        options = ["-q", "-m0", "-i4096", "-Elazy_itable_init=0,lazy_journal_init=0"]
+        subprocess.run(["mkfs.ext4", *options, image.name], check=True)
+        subprocess.run(["mount", "-o", "loop", image.name, str(directory)], check=True)
+        stack.callback(subprocess.run, ["umount", str(directory)], check=True)
+        yield _filled(directory, size, files)
 
 
 def _copied(local: Path) -> float:

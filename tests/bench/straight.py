@@ -61,7 +61,8 @@ class Transfers:
 
 @contextmanager
 def transfers(directory: Path) -> Iterator[Transfers]:
-    """The directories `local` and `root` of `directory` are the two sides."""
+    """The directories `local` and `root`, which is made, of `directory` are the two sides."""
+    (directory / "root").mkdir()
     program = directory / "transfers.test"
     go = [os.environ.get("GO", "go"), "-C", str(_SHIM), "test", "-c", "-o", str(program)]
     subprocess.run([*go, "./internal/builder"], check=True)
