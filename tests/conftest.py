@@ -22,6 +22,7 @@ from sudo_user import SudoUser, made_sudo_user
 from transfer_place import HOSTS, Place, made_place
 
 from packer_plugin_osc_chroot.host.mountinfo import mounts_below
+from packer_plugin_osc_chroot.host.transfer import RootFs, open_rootfs
 from packer_plugin_osc_chroot.localcloud.cloud import LocalCloud
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,6 +230,14 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
     """What files are transferred to and from, directly and through the agent."""
     with made_place(HOSTS[request.param], tmp_path) as place:
         yield place
+
+
+@pytest.fixture(params=list(HOSTS))
+def rootfs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RootFs]:
+    """A folder `root` as the files of a mounted root, directly and through the agent."""
+    (tmp_path / "root").mkdir()
+    with open_rootfs(HOSTS[request.param], tmp_path / "root") as files:
+        yield files
 
 
 @pytest.fixture(scope="session")

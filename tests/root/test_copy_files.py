@@ -5,13 +5,11 @@ import os
 import stat
 import struct
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from copied_tree import copied, inside, made_source, state
 from guest_tree import run
-from transfer_place import HOSTS
 
 from packer_plugin_osc_chroot.cancel import CancelToken
 from packer_plugin_osc_chroot.errors import BuildError, Cancelled, UndoError
@@ -28,13 +26,6 @@ NOBODY = 0xFFFFFFFF
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return made_source(tmp_path)
-
-
-@pytest.fixture(params=list(HOSTS))
-def rootfs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RootFs]:
-    (tmp_path / "root").mkdir()
-    with open_rootfs(HOSTS[request.param], tmp_path / "root") as files:
-        yield files
 
 
 def test_a_cancel_amid_a_large_file_leaves_the_root_as_it_was(source: Path, tmp_path: Path) -> None:

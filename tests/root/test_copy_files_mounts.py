@@ -27,13 +27,6 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=list(HOSTS))
-def rootfs(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RootFs]:
-    (tmp_path / "root").mkdir()
-    with open_rootfs(HOSTS[request.param], tmp_path / "root") as files:
-        yield files
-
-
-@pytest.fixture(params=list(HOSTS))
 def placing(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Placing]:
     """copied_files as a build calls it: with the host and the root."""
     root = tmp_path / "root"
